@@ -1,0 +1,454 @@
+//! The block map: the engine's own page-to-block mapping, called only under a proof.
+
+use std::fmt;
+use std::ops::RangeBounds;
+use std::task::Poll;
+
+use crate::breaking::BreakLayouts;
+use crate::drained::Drained;
+use crate::error::{OpError, RangeError};
+use crate::guard::LayoutGuard;
+use crate::range::PageRange;
+use crate::raw::wait::{Step, waitable};
+use crate::sync::EventListener;
+
+/// The engine's side: which block is behind which page, and the allocator those blocks go back to.
+///
+/// # Writing one, in three steps
+///
+/// 1. Keep your map and your allocator behind interior mutability (`&self` methods): the operations
+///    may run on any thread that breaks.
+/// 2. Implement [`punch_hole`](Self::punch_hole), and whichever of the others your engine has. Ask
+///    the proof first: [`Drained::is_of`] (else [`OpError::WrongMapping`]) and [`Drained::covers`]
+///    (else [`OpError::NotCovered`]).
+/// 3. Put it into [`LayoutGuard::new`](crate::LayoutGuard::new), and let every path on which a block
+///    leaves the mapping go through the guard's operations.
+///
+/// # What is promised to the map
+///
+/// While a method runs, no pin and no lease overlaps the proof's ranges, none is granted, and what
+/// the earlier holders did happens before the call (promises **I1**, **I2**, **I7**). Operations on
+/// overlapping ranges never run at the same time; those on disjoint ranges may.
+///
+/// # What the map must not do
+///
+/// It must not pin or break pages of its own proof: that waits for itself, for ever. If it panics,
+/// the range is reopened and nothing of this crate is poisoned; its own state is its own affair.
+///
+/// Each method returns the number of pages whose blocks were freed.
+pub trait BlockMap: Sized {
+    /// What can go wrong in the engine.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Frees the blocks behind `pages`; the pages become holes. The proof covers `pages`.
+    ///
+    /// # Errors
+    ///
+    /// The engine's own, as [`OpError::Map`]; [`OpError::WrongMapping`] or [`OpError::NotCovered`]
+    /// for a proof that does not fit.
+    fn punch_hole(
+        &self,
+        pages: PageRange,
+        proof: &Drained<'_, Self>,
+    ) -> Result<u64, OpError<Self::Error>>;
+
+    /// Makes `pages` read as zeroes, by whatever is cheapest. The proof covers `pages`.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError::Unsupported`] unless implemented; else as [`punch_hole`](Self::punch_hole).
+    fn zero_range(
+        &self,
+        pages: PageRange,
+        proof: &Drained<'_, Self>,
+    ) -> Result<u64, OpError<Self::Error>> {
+        let _ = (pages, proof);
+        Err(OpError::Unsupported)
+    }
+
+    /// Sets the mapping's length to `new_len` pages, freeing every block behind it. The proof covers
+    /// the pages `new_len..`.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError::Unsupported`] unless implemented; else as [`punch_hole`](Self::punch_hole).
+    fn truncate(
+        &self,
+        new_len: u64,
+        proof: &Drained<'_, Self>,
+    ) -> Result<u64, OpError<Self::Error>> {
+        let _ = (new_len, proof);
+        Err(OpError::Unsupported)
+    }
+
+    /// Takes `pages` out, freeing their blocks; every later page moves down by `pages.len()`. The
+    /// proof covers the pages `pages.start()..`.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError::Unsupported`] unless implemented; else as [`punch_hole`](Self::punch_hole).
+    fn collapse_range(
+        &self,
+        pages: PageRange,
+        proof: &Drained<'_, Self>,
+    ) -> Result<u64, OpError<Self::Error>> {
+        let _ = (pages, proof);
+        Err(OpError::Unsupported)
+    }
+
+    /// Makes room: `pages` become a hole, and what was at `pages.start()` and later moves up by
+    /// `pages.len()`. The proof covers the pages `pages.start()..`.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError::Unsupported`] unless implemented; else as [`punch_hole`](Self::punch_hole).
+    fn insert_range(
+        &self,
+        pages: PageRange,
+        proof: &Drained<'_, Self>,
+    ) -> Result<u64, OpError<Self::Error>> {
+        let _ = (pages, proof);
+        Err(OpError::Unsupported)
+    }
+}
+
+/// One of the five ways in which blocks leave a mapping.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    PunchHole(PageRange),
+    ZeroRange(PageRange),
+    Truncate(u64),
+    CollapseRange(PageRange),
+    InsertRange(PageRange),
+}
+
+impl Op {
+    /// The pages that must be closed and idle: those that lose their blocks, and those that move.
+    fn drains(self) -> Result<PageRange, RangeError> {
+        match self {
+            Op::PunchHole(pages) | Op::ZeroRange(pages) => Ok(pages),
+            Op::CollapseRange(pages) | Op::InsertRange(pages) => {
+                PageRange::from_bounds(pages.start()..)
+            }
+            Op::Truncate(new_len) => PageRange::from_bounds(new_len..),
+        }
+    }
+
+    /// Calls the block map under `proof`, which must cover what the operation drains (I2).
+    fn run<M: BlockMap>(self, proof: &Drained<'_, M>) -> Result<u64, OpError<M::Error>> {
+        let drains = self.drains().map_err(|e| OpError::Break(e.into()))?;
+        if !proof.covers(drains) {
+            return Err(OpError::NotCovered);
+        }
+        proof.verify();
+        let map = proof.guard().map();
+        match self {
+            Op::PunchHole(pages) => map.punch_hole(pages, proof),
+            Op::ZeroRange(pages) => map.zero_range(pages, proof),
+            Op::Truncate(new_len) => map.truncate(new_len, proof),
+            Op::CollapseRange(pages) => map.collapse_range(pages, proof),
+            Op::InsertRange(pages) => map.insert_range(pages, proof),
+        }
+    }
+}
+
+/// The operations under a proof in hand. Each answers [`OpError::NotCovered`], without calling the block
+/// map, when the proof is too small; else what the block map answers.
+impl<M: BlockMap> Drained<'_, M> {
+    /// [`BlockMap::punch_hole`] of `pages`, which the proof must cover.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError::NotCovered`], or the block map's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, OpError, PageRange, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// let proof = guard.break_layouts(0..4).wait()?;
+    /// assert_eq!(proof.punch_hole(PageRange::new(1, 3)?)?, 2);
+    /// assert!(matches!(proof.punch_hole(PageRange::new(3, 5)?), Err(OpError::NotCovered)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn punch_hole(&self, pages: PageRange) -> Result<u64, OpError<M::Error>> {
+        Op::PunchHole(pages).run(self)
+    }
+
+    /// [`BlockMap::zero_range`] of `pages`, which the proof must cover.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError::NotCovered`], or the block map's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, PageRange, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// let proof = guard.break_layouts(0..4).wait()?;
+    /// proof.zero_range(PageRange::new(1, 3)?)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn zero_range(&self, pages: PageRange) -> Result<u64, OpError<M::Error>> {
+        Op::ZeroRange(pages).run(self)
+    }
+
+    /// [`BlockMap::truncate`] to `new_len` pages; the proof must cover `new_len..`.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError::NotCovered`], or the block map's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// let proof = guard.break_layouts(4..).wait()?;
+    /// assert_eq!(proof.truncate(5)?, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn truncate(&self, new_len: u64) -> Result<u64, OpError<M::Error>> {
+        Op::Truncate(new_len).run(self)
+    }
+
+    /// [`BlockMap::collapse_range`] of `pages`; the proof must cover `pages.start()..`, for all later
+    /// pages move.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError::NotCovered`], or the block map's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, PageRange, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// let proof = guard.break_layouts(2..).wait()?;
+    /// assert_eq!(proof.collapse_range(PageRange::new(2, 4)?)?, 2);
+    /// assert_eq!(guard.map().len(), 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn collapse_range(&self, pages: PageRange) -> Result<u64, OpError<M::Error>> {
+        Op::CollapseRange(pages).run(self)
+    }
+
+    /// [`BlockMap::insert_range`] of `pages`; the proof must cover `pages.start()..`, for all later
+    /// pages move.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError::NotCovered`], or the block map's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, PageRange, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// let proof = guard.break_layouts(2..).wait()?;
+    /// proof.insert_range(PageRange::new(2, 4)?)?;
+    /// assert_eq!((guard.map().len(), guard.map().lookup(2)), (10, None));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn insert_range(&self, pages: PageRange) -> Result<u64, OpError<M::Error>> {
+        Op::InsertRange(pages).run(self)
+    }
+}
+
+/// The block operations: each closes what it drains *now*, and, waited for, drains it, calls the block
+/// map and reopens. The output is the number of pages whose blocks were freed.
+impl<M: BlockMap> LayoutGuard<M> {
+    /// Sets the mapping's length to `new_len` pages: drains `new_len..`, then frees every block there.
+    /// Growing is allowed. The greatest length is `u64::MAX - 1` pages: a longer one would leave no page
+    /// to close.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// assert_eq!(guard.truncate(5).wait()?, 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn truncate(&self, new_len: u64) -> BlockOp<'_, M> {
+        BlockOp::start(self, Ok(Op::Truncate(new_len)))
+    }
+
+    /// Frees the blocks behind `pages` (page indices, half-open) once they are drained.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// assert_eq!(guard.punch_hole(2..4).wait()?, 2);
+    /// assert_eq!(guard.map().lookup(2), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn punch_hole(&self, pages: impl RangeBounds<u64>) -> BlockOp<'_, M> {
+        BlockOp::start(self, PageRange::from_bounds(pages).map(Op::PunchHole))
+    }
+
+    /// Makes `pages` (page indices, half-open) read as zeroes once they are drained.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// guard.zero_range(2..4).wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn zero_range(&self, pages: impl RangeBounds<u64>) -> BlockOp<'_, M> {
+        BlockOp::start(self, PageRange::from_bounds(pages).map(Op::ZeroRange))
+    }
+
+    /// Takes `pages` (page indices, half-open) out; every later page moves down. Drains
+    /// `pages.start()..`, also beyond the mapping's end.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// assert_eq!(guard.collapse_range(2..4).wait()?, 2);
+    /// assert_eq!(guard.map().len(), 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn collapse_range(&self, pages: impl RangeBounds<u64>) -> BlockOp<'_, M> {
+        BlockOp::start(self, PageRange::from_bounds(pages).map(Op::CollapseRange))
+    }
+
+    /// Makes room for `pages` (page indices, half-open): they become a hole, and what was there and later
+    /// moves up. Drains `pages.start()..`, also beyond the mapping's end.
+    ///
+    /// # Errors
+    ///
+    /// [`OpError`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..8)?;
+    /// guard.insert_range(2..4).wait()?;
+    /// assert_eq!(guard.map().len(), 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn insert_range(&self, pages: impl RangeBounds<u64>) -> BlockOp<'_, M> {
+        BlockOp::start(self, PageRange::from_bounds(pages).map(Op::InsertRange))
+    }
+}
+
+/// A block operation: its pages are closed already. A future, and a blocking call.
+///
+/// The block map is called on the thread that polls or waits. A timeout bounds the drain, not the
+/// engine's own call.
+///
+/// # Cancel safety
+///
+/// Dropped before the block map was called, it reopens the pages and nothing was freed. After a timeout
+/// it is still what it was, and the pages still closed.
+///
+/// # Panics
+///
+/// Polled or waited on again after its output. A panic of the block map goes through; the pages are open
+/// again then.
+#[must_use = "dropping a block operation cancels it: nothing is freed"]
+pub struct BlockOp<'g, M: BlockMap> {
+    breaking: BreakLayouts<'g, M>,
+    op: Option<Op>,
+}
+
+impl<'g, M: BlockMap> BlockOp<'g, M> {
+    fn start(guard: &'g LayoutGuard<M>, op: Result<Op, RangeError>) -> Self {
+        let checked = op.and_then(|op| Ok((op, op.drains()?)));
+        Self {
+            breaking: match checked {
+                Ok((_, drains)) => guard.break_layouts(drains),
+                Err(error) => BreakLayouts::failed(guard, error),
+            },
+            op: checked.ok().map(|(op, _)| op),
+        }
+    }
+
+    /// The break that it begins with: whom it waits for, whether it is drained.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// let pin = guard.try_pin(3..4)?;
+    /// let punch = guard.punch_hole(2..5);
+    /// assert_eq!(punch.breaking().holders().len(), 1);
+    /// # drop((punch, pin));
+    /// # Ok::<(), layout_lease::TryPinError>(())
+    /// ```
+    pub fn breaking(&self) -> &BreakLayouts<'g, M> {
+        &self.breaking
+    }
+}
+
+impl<M: BlockMap> Step for BlockOp<'_, M> {
+    type Output = Result<u64, OpError<M::Error>>;
+
+    fn step(&mut self) -> Poll<Self::Output> {
+        // `breaking` panics if this is polled after its output.
+        let Poll::Ready(drained) = self.breaking.step() else {
+            return Poll::Pending;
+        };
+        Poll::Ready(match (drained, self.op) {
+            // The proof is dropped behind the call, on success, error and panic alike: reopened.
+            (Ok(proof), Some(op)) => op.run(&proof),
+            (Ok(_), None) => Err(OpError::NotCovered),
+            (Err(error), _) => Err(error.into()),
+        })
+    }
+
+    fn listener(&mut self) -> &mut Option<EventListener> {
+        self.breaking.listener()
+    }
+}
+
+waitable! {
+    impl['g, M: BlockMap] BlockOp<'g, M> => Result<u64, OpError<M::Error>>;
+    panic: "If it has yielded its output before, or if the block map panics.";
+}
+
+impl<M: BlockMap> fmt::Debug for BlockOp<'_, M> {
+    /// Never blocks.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockOp")
+            .field("op", &self.op)
+            .field("breaking", &self.breaking)
+            .finish()
+    }
+}

@@ -1,0 +1,129 @@
+//! The errors: one small enum per operation.
+
+use thiserror::Error;
+
+use crate::holders::Holder;
+
+/// Why a range of pages or bytes was refused.
+///
+/// An empty or inverted range is never taken for "everything" or "nothing" (promise **I10**).
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RangeError {
+    /// The range has no pages (or bytes) at all.
+    #[error("empty range at {at}: a range needs at least one page")]
+    Empty {
+        /// Where it starts and ends.
+        at: u64,
+    },
+    /// The range ends before it starts.
+    #[error("inverted range {start}..{end}: the start must lie before the end")]
+    Inverted {
+        /// The start that was given.
+        start: u64,
+        /// The end that was given.
+        end: u64,
+    },
+    /// The range names the page `u64::MAX`, which is not addressable.
+    #[error("page u64::MAX is not addressable: the last page is u64::MAX - 1")]
+    Unaddressable,
+    /// The page size is not a power of two.
+    #[error("page size {page_size} is not a power of two")]
+    PageSize {
+        /// The size that was given, in bytes.
+        page_size: u64,
+    },
+}
+
+/// Why [`try_pin`](crate::LayoutGuard::try_pin) did not pin.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TryPinError {
+    /// A break is active or queued on some page of the range; [`pin`](crate::LayoutGuard::pin)
+    /// would wait for it.
+    #[error("a break is active or queued on the range")]
+    Breaking,
+    /// The guard is closed: there will be no pins any more.
+    #[error("the layout guard is closed")]
+    Closed,
+    /// The pin to be extended belongs to another guard.
+    #[error("the pin belongs to another layout guard")]
+    WrongGuard,
+    /// The range itself is wrong.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+}
+
+/// Why [`pin`](crate::LayoutGuard::pin) did not pin.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PinError {
+    /// The guard is closed: there will be no pins any more.
+    #[error("the layout guard is closed")]
+    Closed,
+    /// The range itself is wrong.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+}
+
+/// Why [`break_layouts`](crate::LayoutGuard::break_layouts) yielded no proof.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BreakError {
+    /// The guard was closed before the range was drained.
+    #[error("the layout guard is closed")]
+    Closed,
+    /// The range itself is wrong.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+}
+
+/// Why [`try_break_layouts`](crate::LayoutGuard::try_break_layouts) yielded no proof.
+///
+/// Whatever the reason, nothing is closed any more when it is returned.
+#[non_exhaustive]
+#[derive(Clone, Debug, Error)]
+pub enum TryBreakError {
+    /// Somebody holds pages of the range; here is who.
+    #[error("the range is held by {} pin(s) or lease(s)", .0.len())]
+    Busy(Vec<Holder>),
+    /// Another break, or a pin that waits for one, is ahead of this one in the queue.
+    #[error("another break is active or queued on the range")]
+    Breaking,
+    /// The guard is closed.
+    #[error("the layout guard is closed")]
+    Closed,
+    /// The range itself is wrong.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+}
+
+/// Why a block operation failed. `E` is the block map's own error.
+///
+/// Whatever the reason, the range is open again when an operation of
+/// [`LayoutGuard`](crate::LayoutGuard) returns it.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum OpError<E> {
+    /// The block map does not know this operation.
+    #[error("the block map does not support this operation")]
+    Unsupported,
+    /// The block map knows the operation, tried, and failed.
+    #[error("the block map failed")]
+    Map(#[source] E),
+    /// The range could not be drained, so the block map was not called.
+    #[error("the range could not be drained")]
+    Break(#[source] BreakError),
+    /// The proof at hand does not cover every page that the operation touches.
+    #[error("the proof does not cover all pages of the operation")]
+    NotCovered,
+    /// The proof at hand was given for another mapping.
+    #[error("the proof was given for another mapping")]
+    WrongMapping,
+}
+
+impl<E> From<BreakError> for OpError<E> {
+    fn from(e: BreakError) -> Self {
+        OpError::Break(e)
+    }
+}

@@ -1,0 +1,224 @@
+//! `LayoutGuard`: one per mapping. Owns the engine's block map and the mapping's record.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::{Deref, RangeBounds};
+use std::sync::Arc;
+
+use crate::holders::Holder;
+use crate::range::PageRange;
+use crate::raw::protocol::Record;
+
+/// Tracks who uses the pages of one mapping, and closes ranges of it until nobody does.
+///
+/// A *mapping* is whatever you number pages in: a file, a segment, an arena, a persistent-memory pool.
+/// Give each one guard, and let the guard own the mapping's [`BlockMap`](crate::BlockMap): then no block
+/// leaves the mapping but through a break.
+///
+/// - To use pages: [`try_pin`](Self::try_pin) or [`pin`](Self::pin) them, look up the blocks *after*
+///   pinning, and keep the [`PagePin`](crate::PagePin) until the device is done.
+/// - To free blocks: [`punch_hole`](Self::punch_hole), [`truncate`](Self::truncate) and their sisters; or
+///   [`break_layouts`](Self::break_layouts) for a [`Drained`](crate::Drained) proof in hand.
+///
+/// `LayoutGuard<()>` is a guard without an engine behind it, for pins and proofs alone.
+///
+/// Dropping a guard under live pins is safe: the map is kept until the last of them is gone, and is
+/// dropped with it (promise **I9**). That is why [`new`](Self::new) asks for `Send + 'static`.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::{LayoutGuard, maps::ExtentMap};
+///
+/// let guard = LayoutGuard::new(ExtentMap::new(100));
+/// guard.map().allocate(0..10)?;
+///
+/// let pin = guard.try_pin(2..4)?; // a device works on pages 2 and 3
+/// let mut punch = guard.punch_hole(3..6); // closed from here on
+/// assert!(punch.wait_timeout(std::time::Duration::ZERO).is_none());
+/// drop(pin); // the device is done
+/// assert_eq!(punch.wait()?, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct LayoutGuard<M> {
+    // `None` only while it is being dropped.
+    map: Option<M>,
+    /// How to keep the map beyond the guard: made where `M: Send + 'static` is known.
+    keep: fn(M) -> Box<dyn Any + Send>,
+    record: &'static Record,
+}
+
+impl<M: Send + 'static> LayoutGuard<M> {
+    /// A guard for one mapping, with the engine's block map in it. Everything is open.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(1 << 20));
+    /// assert_eq!(guard.map().free_blocks(), 1 << 20);
+    /// ```
+    pub fn new(map: M) -> Self {
+        Self {
+            map: Some(map),
+            keep: |map| Box::new(map),
+            record: Record::obtain(),
+        }
+    }
+}
+
+impl Default for LayoutGuard<()> {
+    /// A guard without an engine behind it.
+    fn default() -> Self {
+        Self::new(())
+    }
+}
+
+impl<M> LayoutGuard<M> {
+    /// The engine's block map.
+    ///
+    /// Looking blocks up is right only under a pin: what you looked up before pinning may have been freed
+    /// before the pin was granted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// let guard = LayoutGuard::new(ExtentMap::new(8));
+    /// guard.map().allocate(0..1)?;
+    /// let pin = guard.try_pin(0..1)?;
+    /// let block = guard.map().lookup(0); // stays ours until the pin is dropped
+    /// # assert!(block.is_some());
+    /// # drop(pin);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn map(&self) -> &M {
+        match &self.map {
+            Some(map) => map,
+            None => unreachable!("only `drop` takes the map out"),
+        }
+    }
+
+    /// Everybody who holds a page of `pages` now, in no particular order. A range that is empty or
+    /// inverted is held by nobody.
+    ///
+    /// # Blocking
+    ///
+    /// Takes the mapping's lock for one scan of the slots; never waits for holders.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let pin = guard.try_pin(0..8)?;
+    /// assert_eq!(guard.holders(7..9).len(), 1);
+    /// assert_eq!(guard.holders(8..9).len(), 0);
+    /// # drop(pin);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn holders(&self, pages: impl RangeBounds<u64>) -> Vec<Holder> {
+        PageRange::from_bounds(pages)
+            .map(|range| self.record.holders(&[range]))
+            .unwrap_or_default()
+    }
+
+    /// Counts of this mapping.
+    ///
+    /// # Blocking
+    ///
+    /// As [`holders`](Self::holders).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let pin = guard.try_pin(0..8)?;
+    /// drop(guard.break_layouts(8..9).wait()?);
+    /// let stats = guard.stats();
+    /// assert_eq!((stats.pins, stats.breaks, stats.breaks_waited, stats.queued), (1, 1, 0, 0));
+    /// # drop(pin);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stats(&self) -> Stats {
+        let counts = self.record.counts();
+        Stats {
+            pins: counts.pins as u64,
+            breaks: counts.breaks,
+            breaks_waited: counts.waited,
+            queued: counts.queued as u64,
+        }
+    }
+
+    pub(crate) fn record(&self) -> &'static Record {
+        self.record
+    }
+}
+
+impl<M> Drop for LayoutGuard<M> {
+    fn drop(&mut self) {
+        let (map, keep) = (&mut self.map, self.keep);
+        // I9: under live pins the map is kept until the last of them is gone.
+        self.record.abandon(|| match map.take() {
+            Some(map) => keep(map),
+            None => Box::new(()),
+        });
+    }
+}
+
+impl<M> fmt::Debug for LayoutGuard<M> {
+    /// Never blocks.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("LayoutGuard");
+        match self.record.try_counts() {
+            Some(counts) => f
+                .field("pins", &counts.pins)
+                .field("queued", &counts.queued)
+                .field("breaks", &counts.breaks)
+                .finish(),
+            None => f.finish_non_exhaustive(),
+        }
+    }
+}
+
+/// Counts of one mapping, from [`LayoutGuard::stats`].
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Pins that are outstanding now.
+    pub pins: u64,
+    /// Breaks that have closed a range so far, cancelled ones among them; a
+    /// [`try_break_layouts`](LayoutGuard::try_break_layouts) that was refused does not count.
+    pub breaks: u64,
+    /// Those of them that found somebody to wait for.
+    pub breaks_waited: u64,
+    /// Breaks that are active (their proofs among them) and pinners that wait, now.
+    pub queued: u64,
+}
+
+/// A borrowed or a shared guard: what a break and its proof hold on to.
+pub(crate) enum GuardRef<'g, M> {
+    Borrowed(&'g LayoutGuard<M>),
+    Shared(Arc<LayoutGuard<M>>),
+}
+
+impl<M> Clone for GuardRef<'_, M> {
+    fn clone(&self) -> Self {
+        match self {
+            GuardRef::Borrowed(guard) => GuardRef::Borrowed(guard),
+            GuardRef::Shared(guard) => GuardRef::Shared(Arc::clone(guard)),
+        }
+    }
+}
+
+impl<M> Deref for GuardRef<'_, M> {
+    type Target = LayoutGuard<M>;
+
+    fn deref(&self) -> &LayoutGuard<M> {
+        match self {
+            GuardRef::Borrowed(guard) => guard,
+            GuardRef::Shared(guard) => guard,
+        }
+    }
+}

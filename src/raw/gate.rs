@@ -1,0 +1,251 @@
+//! The gate of one mapping: which pages are closed, readable without a lock.
+//!
+//! Problem: a pin must learn from one load that nothing is closed, and while something is closed, pins
+//! of other pages, also of pages between two closed ranges, must still pass without a lock (I12). Idea:
+//! one word that is 0 exactly when nothing is closed, and otherwise names the one of two tables that
+//! lists the closed ranges; breakers fill the idle table and then switch the word.
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | 0 | open |
+//! | version, table 0 or 1 | the ranges in that table are closed |
+//! | version, `FINAL` | everything is closed for good |
+//!
+//! ```text
+//!   word ----> table 0 | len | range | range | spill -> more ranges
+//!       \ - -> table 1 | len | range | range | spill -> more ranges
+//! ```
+//!
+//! The version never repeats, so a reader that sees the same word before and after reading a table has
+//! read that word's ranges and no others. A table holds two ranges in place; more go to a spill table,
+//! which comes from a process-wide pool and goes back there when the crowd is over.
+//!
+//! # Orderings
+//!
+//! - The word is stored with Release and loaded with Acquire by pinners: what happened under a proof
+//!   happens before the reopening, which happens before the grant of any pin that finds its pages open
+//!   (I7).
+//! - Entries of a table are stored with Release and loaded with Acquire: a reader that meets an entry of
+//!   a later filling has synchronised with its writer, which had moved the word away from this table
+//!   before; so the second look at the word sees the move, and the reader starts again.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use crate::range::PageRange;
+use crate::sync::{AtomicCell, AtomicU64, AtomicUsize, Mutex, Ordering, process_static};
+
+const FINAL: u64 = 1;
+const TABLE: u64 = 2;
+const VERSION_SHIFT: u32 = 2;
+
+/// Ranges that a table holds in place.
+const IN_PLACE: usize = if cfg!(lease_loom) { 1 } else { 2 };
+
+const WORD_STORED: Ordering = if cfg!(lease_mutant = "gate_store_relaxed") {
+    Relaxed
+} else {
+    Release
+};
+const WORD_SEEN: Ordering = if cfg!(lease_mutant = "gate_load_relaxed") {
+    Relaxed
+} else {
+    Acquire
+};
+const ENTRY_STORED: Ordering = if cfg!(lease_mutant = "table_store_relaxed") {
+    Relaxed
+} else {
+    Release
+};
+const ENTRY_SEEN: Ordering = if cfg!(lease_mutant = "table_load_relaxed") {
+    Relaxed
+} else {
+    Acquire
+};
+
+/// One gate: 96 bytes.
+pub(crate) struct Gate {
+    word: AtomicU64,
+    tables: [Table; 2],
+}
+
+struct Pair {
+    start: AtomicU64,
+    end: AtomicU64,
+}
+
+/// Closed ranges, in order and apart from each other.
+struct Table {
+    len: AtomicUsize,
+    in_place: [Pair; IN_PLACE],
+    spill: AtomicCell<Option<&'static Spill>>,
+}
+
+/// A longer table. Never freed: it goes from gate to gate.
+struct Spill {
+    pairs: Box<[Pair]>,
+}
+
+process_static! {
+    /// Spill tables that no gate uses.
+    static SPILLS: Mutex<Vec<&'static Spill>> = Mutex::new(Vec::new());
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self {
+            word: AtomicU64::new(0),
+            tables: [Table::new(), Table::new()],
+        }
+    }
+
+    /// Whether nothing at all is closed.
+    #[inline(always)]
+    pub(crate) fn is_open(&self) -> bool {
+        // Pairs with the Release stores in `publish` and `shut`: what happened under a proof happens
+        // before the pin that finds its pages open again (I7).
+        self.word.load(WORD_SEEN) == 0
+    }
+
+    /// Whether everything is closed for good.
+    pub(crate) fn is_final(&self) -> bool {
+        self.word.load(WORD_SEEN) & FINAL != 0
+    }
+
+    /// Whether some page of `range` is closed. Takes no lock; a reader only starts again when a breaker
+    /// has got something done meanwhile.
+    pub(crate) fn overlaps(&self, range: PageRange) -> bool {
+        // Pairs like the load in `is_open`.
+        let mut word = self.word.load(WORD_SEEN);
+        loop {
+            if word == 0 {
+                return false;
+            }
+            if word & FINAL != 0 {
+                return true;
+            }
+            let hit = self.tables[usize::from(word & TABLE != 0)].overlaps(range);
+            // Relaxed would not do: `hit` counts only if the word was this one all the time, and if it
+            // was not, this is the next first look.
+            let again = self.word.load(WORD_SEEN);
+            if again == word {
+                return hit;
+            }
+            word = again;
+        }
+    }
+
+    /// Closes exactly `ranges` (in order and apart). Under the record's lock; `version` must be new.
+    pub(crate) fn publish(&self, version: u64, ranges: &[PageRange]) {
+        let word = self.word.load(Relaxed);
+        if word & FINAL != 0 {
+            return;
+        }
+        if ranges.is_empty() {
+            if word != 0 {
+                // Pairs with the Acquire loads in `is_open` and `overlaps` (I7).
+                self.word.store(0, WORD_STORED);
+                // The word names neither table now.
+                self.tables.iter().for_each(Table::give_back);
+            }
+            return;
+        }
+        // The table that the word does not name. Nobody who reads it will believe what it says.
+        let idle = if word == 0 { 0 } else { !word & TABLE };
+        self.tables[usize::from(idle != 0)].fill(ranges);
+        // Pairs with the Acquire loads in `is_open` and `overlaps`: who sees the word sees the table.
+        self.word
+            .store(version << VERSION_SHIFT | idle, WORD_STORED);
+    }
+
+    /// Closes everything for good. Under the record's lock.
+    pub(crate) fn shut(&self, version: u64) {
+        self.word
+            .store(version << VERSION_SHIFT | FINAL, WORD_STORED);
+    }
+
+    /// Opens a shut gate for the next guard that uses the record. Nobody else is there.
+    pub(crate) fn reset(&self) {
+        self.word.store(0, WORD_STORED);
+        self.tables.iter().for_each(Table::give_back);
+    }
+}
+
+impl Table {
+    fn new() -> Self {
+        Self {
+            len: AtomicUsize::new(0),
+            in_place: std::array::from_fn(|_| Pair::new()),
+            spill: AtomicCell::new(None),
+        }
+    }
+
+    fn fill(&self, ranges: &[PageRange]) {
+        let pairs = if ranges.len() <= IN_PLACE {
+            self.give_back();
+            &self.in_place[..]
+        } else {
+            &self.spill_for(ranges.len()).pairs[..]
+        };
+        for (pair, range) in pairs.iter().zip(ranges) {
+            // Pair with the Acquire loads in `Pair::get`.
+            pair.start.store(range.start(), ENTRY_STORED);
+            pair.end.store(range.end(), ENTRY_STORED);
+        }
+        self.len.store(ranges.len(), ENTRY_STORED);
+    }
+
+    fn overlaps(&self, range: PageRange) -> bool {
+        // Pairs with the Release store in `fill`.
+        let len = self.len.load(ENTRY_SEEN);
+        let spill = self.spill.load();
+        let pairs = match spill {
+            Some(spill) if len > IN_PLACE => &spill.pairs[..],
+            _ => &self.in_place[..],
+        };
+        // What is read here may be half of one filling and half of another; then `Gate::overlaps`
+        // throws the answer away. It must only not be out of bounds.
+        let pairs = &pairs[..len.min(pairs.len())];
+        // The first closed range that ends behind our start is the only one that can be in the way.
+        let at = pairs.partition_point(|pair| pair.end.load(ENTRY_SEEN) <= range.start());
+        pairs
+            .get(at)
+            .is_some_and(|pair| pair.start.load(ENTRY_SEEN) < range.end())
+    }
+
+    /// A spill table for `len` ranges: the one at hand, one of the pool's, or a new one.
+    fn spill_for(&self, len: usize) -> &'static Spill {
+        if let Some(spill) = self.spill.load().filter(|s| s.pairs.len() >= len) {
+            return spill;
+        }
+        self.give_back();
+        let pooled = {
+            let mut pool = SPILLS.lock();
+            let fit = pool.iter().position(|spill| spill.pairs.len() >= len);
+            fit.map(|at| pool.swap_remove(at))
+        };
+        let spill = pooled.unwrap_or_else(|| {
+            let pairs = (0..len.next_power_of_two().max(16)).map(|_| Pair::new());
+            Box::leak(Box::new(Spill {
+                pairs: pairs.collect(),
+            }))
+        });
+        self.spill.store(Some(spill));
+        spill
+    }
+
+    fn give_back(&self) {
+        if let Some(spill) = self.spill.load() {
+            self.spill.store(None);
+            SPILLS.lock().push(spill);
+        }
+    }
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self {
+            start: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+        }
+    }
+}

@@ -1,0 +1,583 @@
+//! The protocol: what pinning, unpinning, breaking and closing do to one mapping's record.
+//!
+//! Problem: every *taking* of a page reference, not only the first, must be synchronised with the
+//! removal of pages; the kernel's series of 2018 left that open. Idea: the one function that grants
+//! pins stores the pin and then looks at the gate, and the breaker closes the gate and then looks at
+//! the pins.
+//!
+//! ```text
+//!   pin    gate open? -> slot = range; light; gate open? -> pinned
+//!                                             overlaps?  -> unpin; refused, or into the queue
+//!   unpin  slot = free; light; gate open? -> done
+//!                              overlaps?  -> lock; take itself off the draining breaks; last? -> wake
+//!   break  lock; ticket; close the gate; heavy; nobody before it? -> scan; none left? -> drained
+//!   reopen lock; out of the queue; those behind it: grant, drain; gate; wake
+//! ```
+//!
+//! The lock is the mapping's own, and only breaks and those that meet one take it (I12). Everything
+//! that decides about "busy" and "drained" is changed under it; the slots and the gate alone are
+//! touched without it.
+//!
+//! # Orderings
+//!
+//! In [`barrier`], [`gate`](crate::raw::gate) and [`slots`], each once.
+
+use std::any::Any;
+use std::panic::Location;
+use std::time::Instant;
+
+use crate::error::TryBreakError;
+use crate::holders::{Holder, HolderKind};
+use crate::range::PageRange;
+use crate::raw::arena::Arena;
+use crate::raw::gate::Gate;
+use crate::raw::queue::{BreakState, Entry, PinState, Queue, Ranges, Wakes, What};
+use crate::raw::slots::{self, Slot};
+use crate::raw::{barrier, scan};
+use crate::sync::{Event, EventListener, Mutex, process_static};
+
+/// One mapping: its gate and its queue. Lives for ever and is recycled, so that a pin can outlive its
+/// guard (I9).
+#[repr(align(64))]
+pub(crate) struct Record {
+    gate: Gate,
+    inner: Mutex<Inner>,
+    /// What this record's pins carry in their slots; never 0.
+    number: u32,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Tickets, names of entries and versions of the gate are all drawn from it. Never set back.
+    clock: u64,
+    queue: Queue,
+    closed: bool,
+    breaks: u64,
+    waited: u64,
+}
+
+/// Counts of one mapping.
+pub(crate) struct Counts {
+    pub(crate) breaks: u64,
+    pub(crate) waited: u64,
+    pub(crate) queued: usize,
+    pub(crate) pins: usize,
+}
+
+/// Why a pin was not granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Breaking,
+    Closed,
+}
+
+/// The guard is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shut;
+
+/// Where a waiting pin stands.
+pub(crate) enum Ticket {
+    Granted(&'static Slot),
+    Waiting(u64),
+}
+
+process_static! {
+    static RECORDS: Arena<Record, { if cfg!(lease_loom) { 2 } else { 32 } }> = Arena::new();
+}
+
+process_static! {
+    /// Records that no guard uses and no pin points to.
+    static IDLE: Mutex<Vec<&'static Record>> = Mutex::new(Vec::new());
+}
+
+impl Inner {
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+}
+
+impl Record {
+    /// A record for a new guard.
+    pub(crate) fn obtain() -> &'static Record {
+        let recycled = IDLE.lock().pop();
+        recycled.unwrap_or_else(|| {
+            let records: &'static Arena<Record, _> = &RECORDS;
+            records.push(|index| Record {
+                gate: Gate::new(),
+                inner: Mutex::new(Inner::default()),
+                number: u32::try_from(index + 1).unwrap_or(u32::MAX),
+            })
+        })
+    }
+
+    // ---- pin, unpin -------------------------------------------------------------------------------
+
+    /// Pins `range` unless some page of it is closed. Never waits.
+    #[inline]
+    pub(crate) fn try_pin(
+        &'static self,
+        range: PageRange,
+        location: &'static Location<'static>,
+    ) -> Result<&'static Slot, Refusal> {
+        // Looked at before the slot is filled, so that a refused pinner that tries again and again
+        // does not keep the breaker busy with slots that come and go.
+        if !self.gate.is_open() {
+            return self.try_pin_contended(range, location);
+        }
+        let slot = slots::publish(self.number, range, location);
+        barrier::light();
+        if self.gate.is_open() {
+            slot.confirm();
+            return Ok(slot);
+        }
+        self.look_again(slot, range)
+    }
+
+    /// Something is closed, somewhere.
+    #[cold]
+    fn try_pin_contended(
+        &'static self,
+        range: PageRange,
+        location: &'static Location<'static>,
+    ) -> Result<&'static Slot, Refusal> {
+        if self.refuses(range) {
+            return Err(self.refusal());
+        }
+        let slot = slots::publish(self.number, range, location);
+        barrier::light();
+        self.look_again(slot, range)
+    }
+
+    /// The slot is filled, the barrier is behind us, and something is closed: is it ours?
+    #[cold]
+    fn look_again(
+        &'static self,
+        slot: &'static Slot,
+        range: PageRange,
+    ) -> Result<&'static Slot, Refusal> {
+        if self.refuses(range) {
+            // Back out the way a pin goes: a scan may have counted us (I6).
+            self.unpin(slot);
+            return Err(self.refusal());
+        }
+        slot.confirm();
+        Ok(slot)
+    }
+
+    /// Whether the gate keeps `range` out.
+    fn refuses(&self, range: PageRange) -> bool {
+        // The broken control: a gate that nobody respects.
+        !cfg!(lease_mutant = "gate_ignored") && self.gate.overlaps(range)
+    }
+
+    fn refusal(&self) -> Refusal {
+        if self.gate.is_final() {
+            Refusal::Closed
+        } else {
+            Refusal::Breaking
+        }
+    }
+
+    /// Gives a pin back.
+    #[inline]
+    pub(crate) fn unpin(&'static self, slot: &'static Slot) {
+        // Read before the slot is cleared: then it is no longer ours.
+        let range = slot.range();
+        slot.clear();
+        barrier::light();
+        if !self.gate.is_open() {
+            self.unpin_contended(range);
+        }
+    }
+
+    /// Something is closed, somewhere: if a break waits for this pin, it is one fewer now.
+    #[cold]
+    fn unpin_contended(&'static self, range: PageRange) {
+        if !self.gate.overlaps(range) {
+            return;
+        }
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        inner.queue.released(self.number, &range, &mut wakes);
+        let map = inner.queue.take_idle_map();
+        if map.is_some() {
+            self.recycle(&mut inner);
+        }
+        drop(inner);
+        wakes.wake();
+        // The abandoned map goes with its last pin (I9); its drop is the engine's code, so behind the
+        // lock.
+        drop(map);
+    }
+
+    /// Whether somebody waits for the pages of a pin.
+    pub(crate) fn is_closed(&self, range: PageRange) -> bool {
+        self.gate.overlaps(range)
+    }
+
+    // ---- waiting pinners --------------------------------------------------------------------------
+
+    /// Pins `range`, or takes a ticket for it (I3).
+    pub(crate) fn queue_pin(
+        &'static self,
+        range: PageRange,
+        location: &'static Location<'static>,
+    ) -> Result<Ticket, Shut> {
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return Err(Shut);
+        }
+        if !inner.queue.is_closed(&range) {
+            // Under the lock nobody can close: whoever does so later, scans later.
+            let slot = slots::publish(self.number, range, location);
+            slot.confirm();
+            return Ok(Ticket::Granted(slot));
+        }
+        let id = inner.tick();
+        inner.queue.push(Entry {
+            id,
+            ranges: range.into(),
+            what: What::Pin {
+                range,
+                location,
+                state: PinState::Waiting,
+            },
+            event: Event::new(),
+            since: None,
+        });
+        Ok(Ticket::Waiting(id))
+    }
+
+    /// Whether the pin has been granted or refused; else leaves a listener. Once it answers, the ticket
+    /// is used up.
+    pub(crate) fn poll_pin(
+        &'static self,
+        id: u64,
+        listener: &mut Option<EventListener>,
+    ) -> Option<Result<&'static Slot, Shut>> {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.queue.get(id) else {
+            return Some(Err(Shut));
+        };
+        let answer = match &entry.what {
+            What::Pin { state, .. } => match state {
+                PinState::Granted(slot) => Ok(*slot),
+                PinState::Refused => Err(Shut),
+                PinState::Waiting => {
+                    listener.get_or_insert_with(|| entry.event.listen());
+                    return None;
+                }
+            },
+            _ => Err(Shut),
+        };
+        inner.queue.remove(id);
+        Some(answer)
+    }
+
+    /// A waiting pinner goes away: those who waited for it need not any more, and a grant that it has
+    /// not fetched is given back (I8).
+    pub(crate) fn cancel_pin(&'static self, id: u64) {
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        let removed = inner.queue.remove(id);
+        if let Some((_, at)) = removed {
+            inner.queue.settle(self.number, at, &mut wakes);
+        }
+        drop(inner);
+        wakes.wake();
+        if let Some((entry, _)) = removed {
+            if let What::Pin {
+                state: PinState::Granted(slot),
+                ..
+            } = entry.what
+            {
+                self.unpin(slot);
+            }
+        }
+    }
+
+    // ---- breaks -----------------------------------------------------------------------------------
+
+    /// Closes `ranges` and takes a ticket, in one step (I1).
+    pub(crate) fn close_ranges(&'static self, ranges: Ranges) -> Result<u64, Shut> {
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return Err(Shut);
+        }
+        let id = self.enter(
+            &mut inner,
+            ranges,
+            What::Break(BreakState::Queued),
+            &mut wakes,
+        );
+        drop(inner);
+        wakes.wake();
+        Ok(id)
+    }
+
+    /// Puts a closing entry into the queue, closes the gate and looks whether anybody is left.
+    fn enter(
+        &'static self,
+        inner: &mut Inner,
+        ranges: Ranges,
+        what: What,
+        wakes: &mut Wakes,
+    ) -> u64 {
+        let id = inner.tick();
+        inner.breaks += 1;
+        inner.queue.push(Entry {
+            id,
+            ranges,
+            what,
+            event: Event::new(),
+            since: None,
+        });
+        self.publish_gate(inner);
+        barrier::heavy();
+        let last = inner.queue.len() - 1;
+        inner.queue.settle(self.number, last, wakes);
+        if let Some(entry) = inner.queue.get(id) {
+            if !entry.is_drained() {
+                entry.since = Some(Instant::now());
+                inner.waited += 1;
+            }
+        }
+        id
+    }
+
+    fn publish_gate(&self, inner: &mut Inner) {
+        let version = inner.tick();
+        self.gate.publish(version, inner.queue.closed().as_slice());
+    }
+
+    /// Whether the break has its proof or was refused; else leaves a listener.
+    pub(crate) fn poll_break(
+        &'static self,
+        id: u64,
+        listener: &mut Option<EventListener>,
+    ) -> Option<Result<(), Shut>> {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.queue.get(id) else {
+            return Some(Err(Shut));
+        };
+        match entry.what {
+            What::Break(BreakState::Drained) | What::Close(BreakState::Drained) => Some(Ok(())),
+            What::Break(BreakState::Refused) => {
+                inner.queue.remove(id);
+                Some(Err(Shut))
+            }
+            _ => {
+                listener.get_or_insert_with(|| entry.event.listen());
+                None
+            }
+        }
+    }
+
+    /// Takes a break out of the queue, wherever it stands, and lets on who waited for it (I5, I8).
+    pub(crate) fn reopen(&'static self, id: u64) {
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        if let Some((_, at)) = inner.queue.remove(id) {
+            // First those who waited, then everybody: a pinner with a ticket goes before one without.
+            inner.queue.settle(self.number, at, &mut wakes);
+            self.publish_gate(&mut inner);
+        }
+        drop(inner);
+        wakes.wake();
+    }
+
+    /// Closes `ranges` if nobody holds or wants them; else leaves everything as it was.
+    pub(crate) fn try_close_ranges(&'static self, ranges: Ranges) -> Result<u64, TryBreakError> {
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return Err(TryBreakError::Closed);
+        }
+        if inner.queue.is_taken(&ranges) {
+            return Err(TryBreakError::Breaking);
+        }
+        let id = self.enter(
+            &mut inner,
+            ranges.clone(),
+            What::Break(BreakState::Queued),
+            &mut wakes,
+        );
+        if inner.queue.get(id).is_some_and(|e| e.is_drained()) {
+            return Ok(id);
+        }
+        let holders = self.list(&inner, ranges.as_slice());
+        inner.breaks -= 1;
+        inner.waited -= 1;
+        inner.queue.remove(id);
+        self.publish_gate(&mut inner);
+        Err(TryBreakError::Busy(holders))
+    }
+
+    /// Parts a drained break in two; the second half gets the name that is returned.
+    pub(crate) fn split(&'static self, id: u64, first: Ranges, second: Ranges) -> u64 {
+        let mut inner = self.inner.lock();
+        let new = inner.tick();
+        inner.queue.split(
+            id,
+            first,
+            Entry {
+                id: new,
+                ranges: second,
+                what: What::Break(BreakState::Drained),
+                event: Event::new(),
+                since: None,
+            },
+        );
+        new
+    }
+
+    // ---- the end ----------------------------------------------------------------------------------
+
+    /// Refuses everybody from now on, and queues behind the proofs that are out.
+    pub(crate) fn close(&'static self) -> u64 {
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        if !inner.closed {
+            inner.closed = true;
+            inner.queue.refuse(&mut wakes);
+            let version = inner.tick();
+            self.gate.shut(version);
+        }
+        let id = self.enter(
+            &mut inner,
+            PageRange::ALL.into(),
+            What::Close(BreakState::Queued),
+            &mut wakes,
+        );
+        drop(inner);
+        wakes.wake();
+        id
+    }
+
+    /// The guard is dropped. Recycles the record and says yes if no pin is left; else the last pin takes
+    /// what `map` yields with it (I9).
+    pub(crate) fn abandon(&'static self, map: impl FnOnce() -> Box<dyn Any + Send>) -> bool {
+        let all = [PageRange::ALL];
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        // Whoever is still in the queue was forgotten: the guard's borrow is over.
+        inner.queue.clear();
+        // No barrier yet: nobody pins any more, and whoever still unpins is seen by this scan as a
+        // holder at worst.
+        if scan::count(self.number, &all) == 0 {
+            self.recycle(&mut inner);
+            return true;
+        }
+        let version = inner.tick();
+        self.gate.shut(version);
+        barrier::heavy();
+        match scan::count(self.number, &all) {
+            0 => {
+                self.recycle(&mut inner);
+                true
+            }
+            remaining => {
+                let id = inner.tick();
+                inner.queue.push(Entry {
+                    id,
+                    ranges: PageRange::ALL.into(),
+                    what: What::Abandoned {
+                        remaining,
+                        map: map(),
+                    },
+                    event: Event::new(),
+                    since: None,
+                });
+                inner.queue.settle(self.number, 0, &mut wakes);
+                false
+            }
+        }
+    }
+
+    fn recycle(&'static self, inner: &mut Inner) {
+        let clock = inner.clock;
+        *inner = Inner {
+            clock,
+            ..Inner::default()
+        };
+        self.gate.reset();
+        IDLE.lock().push(self);
+    }
+
+    // ---- who, and how many ------------------------------------------------------------------------
+
+    /// Everybody who holds pages of `ranges`.
+    pub(crate) fn holders(&'static self, ranges: &[PageRange]) -> Vec<Holder> {
+        let inner = self.inner.lock();
+        self.list(&inner, ranges)
+    }
+
+    fn list(&'static self, inner: &Inner, ranges: &[PageRange]) -> Vec<Holder> {
+        let mut holders = Vec::new();
+        scan::scan(self.number, ranges, |pin| {
+            let waits = inner.queue.iter().filter(|e| e.ranges.overlaps(&pin.range));
+            let since = waits.filter_map(|e| e.since).min();
+            holders.push(Holder::new(
+                pin.range,
+                HolderKind::Pin,
+                pin.location,
+                pin.thread,
+                since,
+            ));
+        });
+        holders
+    }
+
+    /// Aborts the process if a pin overlaps `ranges`, which are closed and drained: the counterpart of
+    /// the kernel's `WARN_ON_ONCE(trunc && page_ref_count(page) > 1)`.
+    pub(crate) fn verify(&'static self, ranges: &[PageRange]) {
+        if !slots::VERIFY {
+            return;
+        }
+        let inner = self.inner.lock();
+        let mut broken = None;
+        scan::scan(self.number, ranges, |pin| {
+            // A pinner that has not looked at the gate yet holds nothing: it will step back.
+            if !pin.pending {
+                broken = Some(Holder::new(
+                    pin.range,
+                    HolderKind::Pin,
+                    pin.location,
+                    pin.thread,
+                    None,
+                ));
+            }
+        });
+        drop(inner);
+        if let Some(holder) = broken {
+            eprintln!("layout-lease: blocks are about to be freed under a pin: {holder}");
+            std::process::abort();
+        }
+    }
+
+    pub(crate) fn counts(&'static self) -> Counts {
+        self.count(&self.inner.lock())
+    }
+
+    /// [`counts`](Self::counts), unless the lock is taken.
+    pub(crate) fn try_counts(&'static self) -> Option<Counts> {
+        self.inner.try_lock().map(|inner| self.count(&inner))
+    }
+
+    fn count(&'static self, inner: &Inner) -> Counts {
+        Counts {
+            breaks: inner.breaks,
+            waited: inner.waited,
+            queued: inner.queue.len(),
+            pins: scan::count(self.number, &[PageRange::ALL]),
+        }
+    }
+
+    /// Whether the break is drained: what [`poll_break`](Self::poll_break) would say.
+    pub(crate) fn is_drained(&'static self, id: u64) -> bool {
+        let mut inner = self.inner.lock();
+        inner.queue.get(id).is_some_and(|e| e.is_drained())
+    }
+}
