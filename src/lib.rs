@@ -42,3 +42,9 @@ pub use guard::{LayoutGuard, Stats};
 pub use holders::{Holder, HolderKind};
 pub use pin::{PagePin, PinPages};
 pub use range::PageRange;
+
+/// For models: what the end of a thread does, at a time when loom's statics are still there.
+#[cfg(lease_loom)]
+pub fn leave_thread() {
+    raw::slots::leave_thread();
+}

@@ -50,6 +50,12 @@ impl<T, const FIRST: usize> Arena<T, FIRST> {
         entry
     }
 
+    /// The entry with this index, which the caller has from `make`.
+    pub(crate) fn get(&self, index: usize) -> Option<&T> {
+        let (chunk, offset, _) = Self::locate(index);
+        self.chunks.get(chunk)?.get()?.get(offset)
+    }
+
     /// The entries that are in use now, in the order in which they came into use.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         // Pairs with the Release store in `push`.
@@ -98,6 +104,7 @@ mod tests {
         let first: *const usize = arena.push(|i| i);
         for n in 1..1_000 {
             assert_eq!(*arena.push(|i| i), n);
+            assert_eq!(arena.get(n), Some(&n));
         }
         assert!(std::ptr::eq(first, arena.iter().next().unwrap()));
         assert!(arena.iter().copied().eq(0..1_000));

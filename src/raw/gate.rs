@@ -29,10 +29,12 @@
 //!   a later filling has synchronised with its writer, which had moved the word away from this table
 //!   before; so the second look at the word sees the move, and the reader starts again.
 
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::range::PageRange;
-use crate::sync::{AtomicCell, AtomicU64, AtomicUsize, Mutex, Ordering, process_static};
+use crate::raw::arena::Arena;
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, process_static};
 
 const FINAL: u64 = 1;
 const TABLE: u64 = 2;
@@ -77,17 +79,31 @@ struct Pair {
 struct Table {
     len: AtomicUsize,
     in_place: [Pair; IN_PLACE],
-    spill: AtomicCell<Option<&'static Spill>>,
+    /// The number of a spill table; 0: none.
+    spill: AtomicUsize,
 }
 
 /// A longer table. Never freed: it goes from gate to gate.
 struct Spill {
-    pairs: Box<[Pair]>,
+    /// As many as its first user needed. Made once, and never empty then.
+    pairs: OnceLock<Box<[Pair]>>,
+    number: usize,
+}
+
+impl Spill {
+    fn pairs(&self) -> &[Pair] {
+        self.pairs.get().map_or(&[], |pairs| pairs)
+    }
+}
+
+process_static! {
+    /// Every spill table there is.
+    static SPILLS: Arena<Spill, { if cfg!(lease_loom) { 1 } else { 8 } }> = Arena::new();
 }
 
 process_static! {
     /// Spill tables that no gate uses.
-    static SPILLS: Mutex<Vec<&'static Spill>> = Mutex::new(Vec::new());
+    static IDLE: Mutex<Vec<&'static Spill>> = Mutex::new(Vec::new());
 }
 
 impl Gate {
@@ -175,7 +191,7 @@ impl Table {
         Self {
             len: AtomicUsize::new(0),
             in_place: std::array::from_fn(|_| Pair::new()),
-            spill: AtomicCell::new(None),
+            spill: AtomicUsize::new(0),
         }
     }
 
@@ -184,7 +200,7 @@ impl Table {
             self.give_back();
             &self.in_place[..]
         } else {
-            &self.spill_for(ranges.len()).pairs[..]
+            self.spill_for(ranges.len()).pairs()
         };
         for (pair, range) in pairs.iter().zip(ranges) {
             // Pair with the Acquire loads in `Pair::get`.
@@ -197,9 +213,8 @@ impl Table {
     fn overlaps(&self, range: PageRange) -> bool {
         // Pairs with the Release store in `fill`.
         let len = self.len.load(ENTRY_SEEN);
-        let spill = self.spill.load();
-        let pairs = match spill {
-            Some(spill) if len > IN_PLACE => &spill.pairs[..],
+        let pairs = match self.spill() {
+            Some(spill) if len > IN_PLACE => spill.pairs(),
             _ => &self.in_place[..],
         };
         // What is read here may be half of one filling and half of another; then `Gate::overlaps`
@@ -212,31 +227,47 @@ impl Table {
             .is_some_and(|pair| pair.start.load(ENTRY_SEEN) < range.end())
     }
 
-    /// A spill table for `len` ranges: the one at hand, one of the pool's, or a new one.
+    fn spill(&self) -> Option<&'static Spill> {
+        let spills: &'static Arena<Spill, _> = &SPILLS;
+        // Pairs with the Release store in `give_back`: who misses the spill table, because it has been
+        // given back, sees that the word has moved away from this table.
+        match self.spill.load(ENTRY_SEEN) {
+            0 => None,
+            number => spills.get(number - 1),
+        }
+    }
+
+    /// A spill table for `len` ranges: the one at hand, one that is idle, or a new one.
     fn spill_for(&self, len: usize) -> &'static Spill {
-        if let Some(spill) = self.spill.load().filter(|s| s.pairs.len() >= len) {
+        if let Some(spill) = self.spill().filter(|s| s.pairs().len() >= len) {
             return spill;
         }
         self.give_back();
-        let pooled = {
-            let mut pool = SPILLS.lock();
-            let fit = pool.iter().position(|spill| spill.pairs.len() >= len);
-            fit.map(|at| pool.swap_remove(at))
+        let idle = {
+            let mut idle = IDLE.lock();
+            let fit = idle.iter().position(|spill| spill.pairs().len() >= len);
+            fit.map(|at| idle.swap_remove(at))
         };
-        let spill = pooled.unwrap_or_else(|| {
-            let pairs = (0..len.next_power_of_two().max(16)).map(|_| Pair::new());
-            Box::leak(Box::new(Spill {
-                pairs: pairs.collect(),
-            }))
+        let spill = idle.unwrap_or_else(|| {
+            let spills: &'static Arena<Spill, _> = &SPILLS;
+            let spill = spills.push(|index| Spill {
+                pairs: OnceLock::new(),
+                number: index + 1,
+            });
+            let room = len.next_power_of_two().max(16);
+            spill
+                .pairs
+                .get_or_init(|| (0..room).map(|_| Pair::new()).collect());
+            spill
         });
-        self.spill.store(Some(spill));
+        self.spill.store(spill.number, ENTRY_STORED);
         spill
     }
 
     fn give_back(&self) {
-        if let Some(spill) = self.spill.load() {
-            self.spill.store(None);
-            SPILLS.lock().push(spill);
+        if let Some(spill) = self.spill() {
+            self.spill.store(0, ENTRY_STORED);
+            IDLE.lock().push(spill);
         }
     }
 }

@@ -137,7 +137,15 @@ impl Slot {
     pub(crate) fn clear(&self) {
         // Pairs with the Acquire loads in `snapshot` (I7: what we did happens before the proof) and in
         // `is_free` (the next pin in this slot comes after it, too).
-        self.owner.store(0, CLEARED);
+        if cfg!(lease_loom) {
+            // loom keeps no total order of stores: it would let a plain store slip in before an update
+            // that has read its predecessor (the mark in `snapshot`), so that a slot which has been
+            // cleared is seen taken for ever. An update has its place in the order there, and adds
+            // nothing else: whoever clears the slot comes after whoever filled it.
+            self.owner.swap(0, CLEARED);
+        } else {
+            self.owner.store(0, CLEARED);
+        }
     }
 
     /// What the slot holds, if it is a pin of `record` for which `wanted` is true.
@@ -362,9 +370,11 @@ impl Owned {
     }
 }
 
-impl Drop for Owned {
-    fn drop(&mut self) {
-        NEXT.with(|next| next.set(None));
+impl Owned {
+    /// Gives the blocks to whoever needs some.
+    fn leave(&mut self) {
+        // Fails only where the cell is gone already.
+        NEXT.try_with(|next| next.set(None)).ok();
         if self.blocks.is_empty() {
             return;
         }
@@ -374,6 +384,19 @@ impl Drop for Owned {
             pool.push(block);
         }
     }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// What the end of a thread does, for models: loom runs destructors of thread locals when joining the
+/// thread has already succeeded, and its statics may be gone by then.
+#[cfg(lease_loom)]
+pub(crate) fn leave_thread() {
+    OWNED.with(|owned| owned.borrow_mut().leave());
 }
 
 /// Writes a pin down: the visible part of pinning. The caller then runs

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Breaks one ordering, fence or step at a time and expects a named loom model to notice.
+#
+#   scripts/mutants.sh            all mutants
+#   scripts/mutants.sh NAME ...   these
+#
+# A mutant is a value of `--cfg lease_mutant` that the crate's source knows. It counts as killed only if
+# it compiles and one of the models fails on it. Prints the table: mutant, verdict, model, seconds.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}/loom
+wrapper=$target/mutant-wrappers
+mkdir -p "$wrapper"
+
+mutants=("$@")
+if [ ${#mutants[@]} -eq 0 ]; then
+    # Every mutant that the source knows, except the broken control of the hostile test.
+    mapfile -t mutants < <(grep -rhoE 'lease_mutant = "[a-z_]+"' src | cut -d'"' -f2 | sort -u | grep -vx gate_ignored)
+fi
+
+build() { # name
+    # Only the crate itself is built anew: the flag goes through a wrapper, not through RUSTFLAGS.
+    # The wrapper's path is part of what cargo looks at, so each mutant has its own.
+    local script=$wrapper/$1
+    printf '#!/bin/sh\nrustc=$1; shift\nexec "$rustc" "$@" %s\n' \
+        "$([ "$1" = none ] || printf -- "--cfg 'lease_mutant=\"%s\"'" "$1")" >"$script"
+    chmod +x "$script"
+    RUSTFLAGS="--cfg lease_loom" RUSTC_WORKSPACE_WRAPPER=$script CARGO_TARGET_DIR=$target \
+        cargo test --release --test loom_core --no-run --message-format=json 2>"$wrapper/$1.log" |
+        grep -oE '"executable":"[^"]+"' | tail -n 1 | cut -d'"' -f4
+}
+
+survivors=0
+printf '%-22s %-9s %-48s %s\n' mutant verdict model seconds
+for mutant in none "${mutants[@]}"; do
+    start=$SECONDS
+    binary=$(build "$mutant")
+    if [ -z "$binary" ]; then
+        printf '%-22s %-9s\n' "$mutant" 'NO BUILD'
+        survivors=$((survivors + 1))
+        continue
+    fi
+    killer=
+    for model in $("$binary" --list --format terse | sed -n 's/: test$//p'); do
+        RUST_BACKTRACE=0 timeout 120 "$binary" --exact "$model" >"$wrapper/$mutant.$model.log" 2>&1 && continue
+        killer=$model
+        break
+    done
+    case $mutant,$killer in
+    none,) verdict=passes ;;
+    none,*) verdict=BROKEN ; survivors=$((survivors + 1)) ;;
+    *,) verdict=SURVIVES ; survivors=$((survivors + 1)) ;;
+    *) verdict=killed ;;
+    esac
+    printf '%-22s %-9s %-48s %s\n' "$mutant" "$verdict" "${killer:-all}" "$((SECONDS - start))"
+done
+[ "$survivors" -eq 0 ]

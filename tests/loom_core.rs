@@ -1,0 +1,478 @@
+//! Models of the machine, explored by loom: `RUSTFLAGS="--cfg lease_loom" cargo test --release --test
+//! loom_core`.
+//!
+//! The real crate runs in them, over loom's atomics, locks and thread locals. The disk block is a
+//! `loom::cell::UnsafeCell`: a holder touches it under its pin, the breaker overwrites it under its
+//! proof, and loom itself reports any schedule in which the two are not ordered, be it that a block was
+//! freed under a pin (I2) or that an ordering is too weak (I7). A lost wake (I6) is a deadlock, which loom
+//! reports too.
+//!
+//! What loom cannot see: store-load reordering is modelled through its fences only; the events are thin
+//! twins (the real ones are another crate's); statics and blocks are small (two slots a block).
+#![cfg(lease_loom)]
+
+use std::sync::Arc;
+
+use layout_lease::{LayoutGuard, PagePin};
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicUsize, Ordering};
+
+/// `loom::thread`, with the end of a thread inside what `join` waits for.
+mod thread {
+    pub(crate) fn spawn<T: 'static>(
+        f: impl FnOnce() -> T + 'static,
+    ) -> loom::thread::JoinHandle<T> {
+        loom::thread::spawn(move || {
+            let output = f();
+            layout_lease::leave_thread();
+            output
+        })
+    }
+}
+
+/// Explores every schedule with at most `preemptions` preemptions; 0: every schedule.
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = match preemptions {
+        0 => None,
+        n => Some(n),
+    };
+    builder.max_branches = 20_000;
+    let model = Arc::new(model);
+    // In a thread of its own: loom drops the statics before the main thread's locals.
+    builder.check(move || {
+        let model = Arc::clone(&model);
+        thread::spawn(move || model()).join().unwrap();
+    });
+}
+
+/// The block behind a page.
+struct Disk(UnsafeCell<u64>);
+
+// SAFETY: every access goes through loom's cell, which reports those that are not ordered.
+unsafe impl Sync for Disk {}
+// SAFETY: as above.
+unsafe impl Send for Disk {}
+
+type Guard = LayoutGuard<Disk>;
+
+fn guard() -> Arc<Guard> {
+    Arc::new(LayoutGuard::new(Disk(UnsafeCell::new(0))))
+}
+
+/// A device works on the block, under a pin.
+fn device(guard: &Guard) {
+    guard.map().0.with(|block| {
+        // SAFETY: loom checks it.
+        let _ = unsafe { *block };
+    });
+}
+
+/// The engine gives the block to somebody else, under a proof.
+fn free(guard: &Guard) {
+    guard.map().0.with_mut(|block| {
+        // SAFETY: loom checks it.
+        unsafe { *block += 1 };
+    });
+}
+
+/// I1, I2, I7: a pin is granted and waited for, or refused. Both handshakes in one: the slot against the
+/// gate when pinning, the slot against the waiter when unpinning.
+#[test]
+fn i02_pin_against_close() {
+    explore(0, || {
+        let guard = guard();
+        let pinner = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                if let Ok(pin) = guard.try_pin(0..1) {
+                    device(&guard);
+                    drop(pin);
+                }
+            }
+        });
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        free(&guard);
+        drop(proof);
+        pinner.join().unwrap();
+    });
+}
+
+/// I7, the other direction: what happened under the proof happens before the next pin's grant.
+#[test]
+fn i07_reopening_is_seen_by_the_next_pin() {
+    explore(0, || {
+        let guard = guard();
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                if let Ok(proof) = guard.try_break_layouts(0..1) {
+                    free(&guard);
+                    drop(proof);
+                }
+            }
+        });
+        if let Ok(pin) = guard.try_pin(0..1) {
+            device(&guard);
+            drop(pin);
+        }
+        breaker.join().unwrap();
+    });
+}
+
+/// I6, I9: the last pin is dropped on another thread while the breaker goes to sleep.
+#[test]
+fn i06_unpin_against_scan_and_sleep() {
+    explore(0, || {
+        let guard = guard();
+        let pin = guard.try_pin(0..1).unwrap();
+        let holder = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                device(&guard);
+                drop(pin);
+            }
+        });
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        free(&guard);
+        drop(proof);
+        holder.join().unwrap();
+    });
+}
+
+/// I6: of two holders, exactly the last one wakes the breaker.
+#[test]
+fn i06_two_holders_one_wake() {
+    explore(2, || {
+        let guard = guard();
+        let holders: Vec<_> = (0..2)
+            .map(|_| {
+                let pin = guard.try_pin(0..1).unwrap();
+                let guard = Arc::clone(&guard);
+                thread::spawn(move || {
+                    device(&guard);
+                    drop(pin);
+                })
+            })
+            .collect();
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        free(&guard);
+        drop(proof);
+        for holder in holders {
+            holder.join().unwrap();
+        }
+    });
+}
+
+/// I7, I11: the slot is cleared and filled again, for other pages, between the release and the scan. The
+/// scan meets the second pin and must still come after the first one's release.
+#[test]
+fn i11_slot_reuse_between_unpin_and_scan() {
+    explore(0, || {
+        let guard = guard();
+        let pinner = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                if let Ok(pin) = guard.try_pin(0..1) {
+                    device(&guard);
+                    drop(pin);
+                }
+                guard.try_pin(5..9).map(std::mem::forget).ok();
+            }
+        });
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        free(&guard);
+        drop(proof);
+        pinner.join().unwrap();
+    });
+}
+
+/// I7: as before, but the first pin is released on another thread than the one that fills the slot again.
+/// This is the Release/Acquire pair which x86 hides.
+#[test]
+fn i07_slot_freed_elsewhere_and_refilled() {
+    explore(2, || {
+        let guard = guard();
+        let (first, second) = (guard.try_pin(0..1).unwrap(), guard.try_pin(7..8).unwrap());
+        let releaser = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                device(&guard);
+                drop(first);
+            }
+        });
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let proof = guard.break_layouts(0..1).wait().unwrap();
+                free(&guard);
+                drop(proof);
+            }
+        });
+        // Ours are the slots; the first may or may not be free by now.
+        let third = guard.try_pin(8..9).unwrap();
+        releaser.join().unwrap();
+        breaker.join().unwrap();
+        drop((second, third));
+    });
+}
+
+/// I3: overlapping breaks have their turn one after the other.
+#[test]
+fn i03_two_breakers_overlapping() {
+    explore(3, || {
+        let guard = guard();
+        let other = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let proof = guard.break_layouts(0..2).wait().unwrap();
+                free(&guard);
+                drop(proof);
+            }
+        });
+        let proof = guard.break_layouts(1..3).wait().unwrap();
+        free(&guard);
+        drop(proof);
+        other.join().unwrap();
+    });
+}
+
+/// I3, I12: disjoint breaks run side by side, each with a pin to wait for.
+#[test]
+fn i03_two_breakers_disjoint() {
+    explore(2, || {
+        let guard = guard();
+        let pin = guard.try_pin(1..6).unwrap();
+        let other = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let proof = guard.break_layouts(5..6).wait().unwrap();
+                drop(proof);
+            }
+        });
+        let holder = thread::spawn(move || drop(pin));
+        let proof = guard.break_layouts(1..2).wait().unwrap();
+        drop(proof);
+        other.join().unwrap();
+        holder.join().unwrap();
+    });
+}
+
+/// I12: a pin between two closed ranges is granted while the gate is switched from table to table.
+#[test]
+fn i12_pin_between_closed_ranges() {
+    explore(2, || {
+        let guard = guard();
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let low = guard.break_layouts(0..1).wait().unwrap();
+                let high = guard.break_layouts(9..10).wait().unwrap();
+                free(&guard);
+                drop(low);
+                drop(high);
+            }
+        });
+        drop(guard.try_pin(4..6).unwrap());
+        if let Ok(pin) = guard.try_pin(9..10) {
+            device(&guard);
+            drop(pin);
+        }
+        breaker.join().unwrap();
+    });
+}
+
+/// I8: a break that is dropped while it waits leaves the gate open and lets the queued one on.
+#[test]
+fn i08_break_dropped_while_waiting_and_queued() {
+    explore(2, || {
+        let guard = guard();
+        let pin = guard.try_pin(0..1).unwrap();
+        let first = guard.break_layouts(0..1);
+        let second = guard.break_layouts_arc(0..1);
+        let other = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let proof = second.wait().unwrap();
+                free(&guard);
+                drop(proof);
+            }
+        });
+        let holder = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                device(&guard);
+                drop(pin);
+            }
+        });
+        drop(first);
+        other.join().unwrap();
+        holder.join().unwrap();
+        assert!(guard.try_pin(0..1).is_ok());
+    });
+}
+
+/// I5, I6: reopening grants a waiting pinner, whichever of the two comes first.
+#[test]
+fn i05_reopen_against_waiting_pinner() {
+    explore(0, || {
+        let guard = guard();
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        let pinner = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let pin = guard.pin(0..1).wait().unwrap();
+                device(&guard);
+                drop(pin);
+            }
+        });
+        free(&guard);
+        drop(proof);
+        pinner.join().unwrap();
+    });
+}
+
+/// I5: a pinner with an earlier ticket goes before a later break, which waits for its pin.
+#[test]
+fn i05_waiting_pinner_before_later_break() {
+    explore(2, || {
+        let guard = guard();
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        let mut pin = guard.pin(0..1);
+        assert!(pin.wait_timeout(std::time::Duration::ZERO).is_none());
+        let later = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let proof = guard.break_layouts(0..1).wait().unwrap();
+                free(&guard);
+                drop(proof);
+            }
+        });
+        free(&guard);
+        drop(proof);
+        let pin = pin.wait().unwrap();
+        device(&guard);
+        drop(pin);
+        later.join().unwrap();
+    });
+}
+
+/// I9: the guard is dropped while the last pin goes. The map is dropped once, and not under the pin.
+#[test]
+fn i09_last_pin_against_dropped_guard() {
+    struct Counted(Arc<AtomicUsize>, Arc<Disk>);
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            self.1.0.with_mut(|block| {
+                // SAFETY: loom checks it.
+                unsafe { *block += 1 };
+            });
+        }
+    }
+    explore(0, || {
+        let drops = Arc::new(AtomicUsize::new(0));
+        let disk = Arc::new(Disk(UnsafeCell::new(0)));
+        let guard = LayoutGuard::new(Counted(Arc::clone(&drops), Arc::clone(&disk)));
+        let pin = guard.try_pin(0..1).unwrap();
+        let holder = thread::spawn(move || {
+            disk.0.with(|block| {
+                // SAFETY: loom checks it.
+                let _ = unsafe { *block };
+            });
+            drop(pin);
+        });
+        drop(guard);
+        holder.join().unwrap();
+        assert_eq!(drops.load(Ordering::Relaxed), 1);
+    });
+}
+
+/// I11: the table of slots grows while the breaker scans.
+#[test]
+fn i11_growth_during_a_scan() {
+    explore(2, || {
+        let guard = guard();
+        let pinner = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let elsewhere: Vec<PagePin> =
+                    (5..7).map(|n| guard.try_pin(n..n + 1).unwrap()).collect();
+                // The block is full: this one needs another.
+                if let Ok(pin) = guard.try_pin(0..1) {
+                    device(&guard);
+                    drop(pin);
+                }
+                drop(elsewhere);
+            }
+        });
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        free(&guard);
+        drop(proof);
+        pinner.join().unwrap();
+    });
+}
+
+/// I9: a thread exits with a live pin, and another adopts its block.
+#[test]
+fn i09_block_of_an_exited_thread_is_adopted() {
+    explore(2, || {
+        let guard = guard();
+        let left = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || guard.try_pin(0..1).unwrap()
+        })
+        .join()
+        .unwrap();
+        let heir = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                if let Ok(pin) = guard.try_pin(0..2) {
+                    device(&guard);
+                    drop(pin);
+                }
+            }
+        });
+        let holder = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                device(&guard);
+                drop(left);
+            }
+        });
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        free(&guard);
+        drop(proof);
+        heir.join().unwrap();
+        holder.join().unwrap();
+    });
+}
+
+/// Closing for good: the last pin goes while the closer waits, and a waiting pinner is told.
+#[test]
+fn close_against_pin_and_waiting_pinner() {
+    explore(2, || {
+        let guard = guard();
+        let pin = guard.try_pin(0..1).unwrap();
+        let holder = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                device(&guard);
+                drop(pin);
+            }
+        });
+        let pinner = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                if let Ok(pin) = guard.pin(0..1).wait() {
+                    device(&guard);
+                    drop(pin);
+                }
+            }
+        });
+        guard.close().wait();
+        free(&guard);
+        holder.join().unwrap();
+        pinner.join().unwrap();
+    });
+}
