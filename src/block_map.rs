@@ -452,3 +452,53 @@ impl<M: BlockMap> fmt::Debug for BlockOp<'_, M> {
             .finish()
     }
 }
+
+#[cfg(all(test, not(lease_loom)))]
+mod tests {
+    use std::panic::Location;
+    use std::process::Command;
+
+    use super::*;
+    use crate::maps::ExtentMap;
+    use crate::raw::slots;
+
+    /// A pin comes into being under a proof, as a broken gate would let it: the scan before the call into
+    /// the block map must end the process, loudly. It ends a child's, of course.
+    #[test]
+    fn i02_verify_scan_catches_a_broken_gate() {
+        const CHILD: &str = "LAYOUT_LEASE_TEST_BROKEN_GATE";
+        if let Ok(how) = std::env::var(CHILD) {
+            let guard = LayoutGuard::new(ExtentMap::new(8));
+            guard.map().allocate(0..8).unwrap();
+            let proof = guard.break_layouts(0..4).wait().unwrap();
+            let pages = PageRange::new(3, 5).unwrap();
+            if how == "broken" {
+                // Granted without a look at the gate.
+                let slot = slots::publish(guard.record().number(), pages, Location::caller());
+                slot.confirm();
+            }
+            proof.punch_hole(PageRange::new(0, 1).unwrap()).unwrap();
+            return;
+        }
+        let run = |how| {
+            Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "block_map::tests::i02_verify_scan_catches_a_broken_gate",
+                ])
+                .arg("--nocapture")
+                .env(CHILD, how)
+                .output()
+                .unwrap()
+        };
+        assert!(run("sound").status.success());
+        let broken = run("broken");
+        let said = String::from_utf8_lossy(&broken.stderr);
+        if slots::VERIFY {
+            assert!(!broken.status.success());
+            assert!(said.contains("under a pin: pin of pages 3..5"), "{said}");
+        } else {
+            assert!(broken.status.success(), "no scan was asked for: {said}");
+        }
+    }
+}

@@ -96,9 +96,11 @@ impl Spill {
     }
 }
 
+type Spills = Arena<Spill, { if cfg!(lease_loom) { 1 } else { 8 } }>;
+
 process_static! {
     /// Every spill table there is.
-    static SPILLS: Arena<Spill, { if cfg!(lease_loom) { 1 } else { 8 } }> = Arena::new();
+    static SPILLS: Spills = Arena::new();
 }
 
 process_static! {
@@ -228,7 +230,7 @@ impl Table {
     }
 
     fn spill(&self) -> Option<&'static Spill> {
-        let spills: &'static Arena<Spill, _> = &SPILLS;
+        let spills: &'static Spills = &SPILLS;
         // Pairs with the Release store in `give_back`: who misses the spill table, because it has been
         // given back, sees that the word has moved away from this table.
         match self.spill.load(ENTRY_SEEN) {
@@ -249,7 +251,7 @@ impl Table {
             fit.map(|at| idle.swap_remove(at))
         };
         let spill = idle.unwrap_or_else(|| {
-            let spills: &'static Arena<Spill, _> = &SPILLS;
+            let spills: &'static Spills = &SPILLS;
             let spill = spills.push(|index| Spill {
                 pairs: OnceLock::new(),
                 number: index + 1,

@@ -81,8 +81,10 @@ pub(crate) enum Ticket {
     Waiting(u64),
 }
 
+type Records = Arena<Record, { if cfg!(lease_loom) { 2 } else { 32 } }>;
+
 process_static! {
-    static RECORDS: Arena<Record, { if cfg!(lease_loom) { 2 } else { 32 } }> = Arena::new();
+    static RECORDS: Records = Arena::new();
 }
 
 process_static! {
@@ -102,13 +104,19 @@ impl Record {
     pub(crate) fn obtain() -> &'static Record {
         let recycled = IDLE.lock().pop();
         recycled.unwrap_or_else(|| {
-            let records: &'static Arena<Record, _> = &RECORDS;
+            let records: &'static Records = &RECORDS;
             records.push(|index| Record {
                 gate: Gate::new(),
                 inner: Mutex::new(Inner::default()),
                 number: u32::try_from(index + 1).unwrap_or(u32::MAX),
             })
         })
+    }
+
+    /// What this record's pins carry in their slots.
+    #[cfg(test)]
+    pub(crate) fn number(&self) -> u32 {
+        self.number
     }
 
     // ---- pin, unpin -------------------------------------------------------------------------------

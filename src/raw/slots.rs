@@ -304,9 +304,11 @@ impl Block {
     }
 }
 
+type Blocks = Arena<Block, { if cfg!(lease_loom) { 1 } else { 8 } }>;
+
 process_static! {
     /// Every block there is.
-    static BLOCKS: Arena<Block, { if cfg!(lease_loom) { 1 } else { 8 } }> = Arena::new();
+    static BLOCKS: Blocks = Arena::new();
 }
 
 process_static! {
@@ -456,6 +458,6 @@ fn publish_in_pool(
 
 /// Every block that may have a pin in it.
 pub(crate) fn blocks() -> impl Iterator<Item = &'static Block> {
-    let blocks: &'static Arena<Block, _> = &BLOCKS;
+    let blocks: &'static Blocks = &BLOCKS;
     blocks.iter()
 }

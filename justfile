@@ -1,0 +1,40 @@
+# Every duty of this repository, by name. Each recipe is a script, so that none needs `just`.
+
+# List the recipes.
+default:
+    @just --list
+
+# Before a change lands: what CI runs.
+preflight:
+    scripts/preflight.sh
+
+# The README's two commands.
+test:
+    cargo test
+demo:
+    cargo run --release --example pmem_kv
+
+# Formatting, lints and docs, with warnings denied.
+lint:
+    scripts/lint.sh
+
+# The loom models of the core, over the real crate.
+models:
+    scripts/models.sh
+
+# Break one ordering, fence or step at a time: a model must notice each.
+mutants *names:
+    scripts/mutants.sh {{ names }}
+
+# The hostile block map, and its control with a gate that nobody respects.
+hostile seconds="20":
+    HOSTILE_SECONDS={{ seconds }} cargo test --release --test hostile -- --nocapture
+    scripts/control.sh
+
+# The library on the oldest compiler it promises.
+msrv:
+    scripts/msrv.sh
+
+# What is too long for every change.
+nightly:
+    scripts/nightly.sh
