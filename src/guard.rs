@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::holders::Holder;
 use crate::range::PageRange;
+use crate::raw::adapt::Barrier;
 use crate::raw::protocol::Record;
 
 /// Tracks who uses the pages of one mapping, and closes ranges of it until nobody does.
@@ -59,10 +60,24 @@ impl<M: Send + 'static> LayoutGuard<M> {
     /// assert_eq!(guard.map().free_blocks(), 1 << 20);
     /// ```
     pub fn new(map: M) -> Self {
+        Self::with_barrier(map, Barrier::Adaptive)
+    }
+
+    /// [`new`](Self::new), with a fixed choice of who pays for the barrier between pinners and breakers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{Barrier, LayoutGuard};
+    /// let guard = LayoutGuard::with_barrier((), Barrier::Asymmetric);
+    /// # drop(guard.try_pin(0..1)?);
+    /// # Ok::<(), layout_lease::TryPinError>(())
+    /// ```
+    pub fn with_barrier(map: M, barrier: Barrier) -> Self {
         Self {
             map: Some(map),
             keep: |map| Box::new(map),
-            record: Record::obtain(),
+            record: Record::obtain(barrier),
         }
     }
 }

@@ -42,6 +42,7 @@ pub use guard::{LayoutGuard, Stats};
 pub use holders::{Holder, HolderKind};
 pub use pin::{PagePin, PinPages};
 pub use range::PageRange;
+pub use raw::adapt::Barrier;
 
 /// For models: what the end of a thread does, at a time when loom's statics are still there.
 #[cfg(lease_loom)]

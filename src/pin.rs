@@ -124,9 +124,11 @@ impl<M> LayoutGuard<M> {
         let range = PageRange::from_bounds(pages)?;
         let record = self.record();
         match record.try_pin(range, Location::caller()) {
-            Ok(slot) => Ok(PagePin { slot, record }),
-            Err(Refusal::Breaking) => Err(TryPinError::Breaking),
-            Err(Refusal::Closed) => Err(TryPinError::Closed),
+            Some(slot) => Ok(PagePin { slot, record }),
+            None => Err(match record.refusal() {
+                Refusal::Breaking => TryPinError::Breaking,
+                Refusal::Closed => TryPinError::Closed,
+            }),
         }
     }
 
@@ -220,7 +222,7 @@ impl<M> Step for PinPages<'_, M> {
                 }
                 PinState::Idle(range) => {
                     self.state = PinState::Done;
-                    if let Ok(slot) = record.try_pin(range, self.location) {
+                    if let Some(slot) = record.try_pin(range, self.location) {
                         return pinned(slot);
                     }
                     match record.queue_pin(range, self.location) {

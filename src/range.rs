@@ -226,6 +226,13 @@ impl PageRange {
         PageRange::new(self.start.max(other.start), self.end.min(other.end)).ok()
     }
 
+    /// The range that was taken apart into `start` and `end`.
+    #[inline(always)]
+    pub(crate) const fn reassembled(start: u64, end: u64) -> PageRange {
+        debug_assert!(start < end);
+        PageRange { start, end }
+    }
+
     /// Whether every page of `other` is one of this range's.
     pub(crate) const fn covers(&self, other: &PageRange) -> bool {
         self.start <= other.start && other.end <= self.end

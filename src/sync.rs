@@ -9,7 +9,7 @@ mod real {
     pub(crate) use crossbeam_utils::atomic::AtomicCell;
     pub(crate) use event_listener::{Event, EventListener, Listener};
     pub(crate) use parking_lot::Mutex;
-    pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+    pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, compiler_fence, fence};
 
     /// A process-wide value.
     macro_rules! process_static {

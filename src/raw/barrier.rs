@@ -2,35 +2,132 @@
 //!
 //! Problem: a pinner stores its slot and then looks at the gate; a breaker closes the gate and then
 //! looks at the slots. A processor may let each look before its own store is visible, and then both
-//! find the coast clear. Idea: a full barrier between store and look, on both sides.
+//! find the coast clear. Idea: a full barrier between store and look on both sides; and where breaks are
+//! rare, the breaker executes the pinners' barriers for them.
 //!
 //! ```text
-//!   pinner:   slot = range          breaker:   gate = closed
-//!             light()                          heavy()
-//!             look at the gate                 look at the slots
+//!   pinner:   slot = range                  breaker:   gate = closed
+//!             light(), or full() if FENCED             everywhere(), or full() if FENCED
+//!             look at the gate                         look at the slots
 //! ```
 //!
-//! One of the two barriers comes first in the single order of all of them; the other side's look then
-//! sees what was stored before it. The same pair serves unpinning: there the holder stores "free" and
-//! looks whether somebody waits.
+//! | mode | pinner | breaker | cheaper when |
+//! | --- | --- | --- | --- |
+//! | asymmetric | nothing but the compiler's order | `membarrier`: a barrier on every running thread | breaks are rare |
+//! | fenced | a fence | a fence | breaks are frequent |
+//!
+//! One of the two barriers comes first; the other side's look then sees what was stored before it. The
+//! same pair serves unpinning: there the holder stores "free" and looks whether somebody waits.
+//!
+//! `membarrier` puts a full barrier at *some* point of every thread of the process that is running. If the
+//! point comes after a pinner's store, the store is visible to the breaker's look; if it comes before
+//! the pinner's look, the look sees the gate closed; there is no third case, for the store comes before
+//! the look in the program. (Threads that are not running have passed the scheduler's own barrier.)
+//!
+//! The source of the idea is Linux's `membarrier(2)`; the kernel's own document of it names this use.
 
-use crate::sync::{Ordering, fence};
+use std::sync::OnceLock;
 
-/// The pinner's side, between the store to its slot and its look at the gate.
+use crate::sync::{Ordering, compiler_fence, fence};
+
+/// The pinner's side where the gate says nothing of fences: breakers execute the barrier.
 #[inline(always)]
 pub(crate) fn light() {
-    // Pairs with `heavy`:
-    // - if this fence comes first, the breaker's scan sees the slot, and the break waits for it;
-    // - if `heavy` comes first, the look behind this fence sees the gate closed: a pinner steps back,
-    //   an unpinner goes and finds out whether it was the last.
-    #[cfg(not(lease_mutant = "light_missing"))]
+    // Pairs with `everywhere`:
+    // - if the barrier that it executes here comes after our store, the breaker's scan sees the slot;
+    // - if it comes before our look, the look sees the gate closed.
+    // So the store must come before the look in the machine's program order, which is all that this
+    // orders. The model checker has no such barrier; there a fence stands at its point.
+    if cfg!(lease_loom) {
+        #[cfg(not(lease_mutant = "light_missing"))]
+        fence(Ordering::SeqCst);
+    } else {
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// Either side where the gate says `FENCED`.
+#[inline(always)]
+pub(crate) fn full() {
+    // Pairs with itself on the other side:
+    // - if the pinner's comes first, the breaker's scan sees the slot, and the break waits for it;
+    // - if the breaker's comes first, the pinner's look sees the gate closed: it steps back.
+    #[cfg(not(lease_mutant = "full_missing"))]
     fence(Ordering::SeqCst);
 }
 
-/// The breaker's side, between closing the gate and looking at the slots.
-#[inline]
-pub(crate) fn heavy() {
+/// The breaker's side where pinners have no fence: a full barrier on every thread of the process. `false`:
+/// it could not be had, and nothing may be concluded from what the slots say.
+pub(crate) fn everywhere() -> bool {
     // Pairs with `light`, see there.
-    #[cfg(not(lease_mutant = "heavy_missing"))]
-    fence(Ordering::SeqCst);
+    if cfg!(lease_loom) {
+        #[cfg(not(lease_mutant = "heavy_missing"))]
+        fence(Ordering::SeqCst);
+        return true;
+    }
+    cfg!(lease_mutant = "heavy_missing") || system::membarrier() || system::visit_every_cpu()
+}
+
+/// Whether [`everywhere`] can be had in this process: decided once, before the first slot is filled.
+pub(crate) fn can_reach_everywhere() -> bool {
+    static REGISTERED: OnceLock<bool> = OnceLock::new();
+    cfg!(lease_loom) || *REGISTERED.get_or_init(system::register)
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use rustix::io::Errno;
+    use rustix::thread::{
+        CpuSet, MembarrierCommand, membarrier as call, sched_getaffinity, sched_setaffinity,
+    };
+
+    /// Asks for expedited barriers; the kernel refuses the barrier itself to who has not asked. The
+    /// registration is inherited by a forked child.
+    pub(super) fn register() -> bool {
+        call(MembarrierCommand::RegisterPrivateExpedited).is_ok()
+            && call(MembarrierCommand::PrivateExpedited).is_ok()
+    }
+
+    pub(super) fn membarrier() -> bool {
+        call(MembarrierCommand::PrivateExpedited).is_ok()
+    }
+
+    /// The way round a `membarrier` that was granted once and is refused now (a system call filter put in
+    /// place since): run on every processor in turn. For this thread to run there, whichever thread was
+    /// running there must have passed the scheduler, which is a full barrier; and a thread that moves
+    /// behind our back passes it too.
+    pub(super) fn visit_every_cpu() -> bool {
+        let Ok(home) = sched_getaffinity(None) else {
+            return false;
+        };
+        let visit = |cpu| {
+            let mut there = CpuSet::new();
+            there.set(cpu);
+            match sched_setaffinity(None, &there) {
+                Ok(()) => Some(1),
+                // No such processor, or none that this process may use.
+                Err(Errno::INVAL) => Some(0),
+                Err(_) => None,
+            }
+        };
+        // All of them, not only ours: other threads may be allowed to run elsewhere.
+        let visited: Option<usize> = (0..CpuSet::MAX_CPU).map(visit).sum();
+        // Whatever became of it, go back.
+        sched_setaffinity(None, &home).is_ok() && visited.is_some_and(|n| n > 0)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    pub(super) fn register() -> bool {
+        false
+    }
+
+    pub(super) fn membarrier() -> bool {
+        false
+    }
+
+    pub(super) fn visit_every_cpu() -> bool {
+        false
+    }
 }

@@ -5,11 +5,16 @@
 //! one word that is 0 exactly when nothing is closed, and otherwise names the one of two tables that
 //! lists the closed ranges; breakers fill the idle table and then switch the word.
 //!
-//! | word | meaning |
-//! | --- | --- |
-//! | 0 | open |
-//! | version, table 0 or 1 | the ranges in that table are closed |
-//! | version, `FINAL` | everything is closed for good |
+//! | word | meaning | who pins or unpins |
+//! | --- | --- | --- |
+//! | 0 | open | needs no fence: breakers execute the [barrier](crate::raw::barrier) for it |
+//! | `FENCED` | open | must have a fence before this look |
+//! | version, table 0 or 1 | the ranges in that table are closed | looks the range up |
+//! | version, table 0 or 1, `FENCED` | the same | must have a fence before this look |
+//! | version, `FINAL` | everything is closed for good | is refused, or may be the last |
+//!
+//! So the test of the mode is free: it is the test whether anything is closed. And it comes after the
+//! slot's store, never before, and does not depend on which pages are closed.
 //!
 //! ```text
 //!   word ----> table 0 | len | range | range | spill -> more ranges
@@ -38,7 +43,8 @@ use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, process_static};
 
 const FINAL: u64 = 1;
 const TABLE: u64 = 2;
-const VERSION_SHIFT: u32 = 2;
+const FENCED: u64 = 4;
+const VERSION_SHIFT: u32 = 3;
 
 /// Ranges that a table holds in place.
 const IN_PLACE: usize = if cfg!(lease_loom) { 1 } else { 2 };
@@ -65,11 +71,13 @@ const ENTRY_SEEN: Ordering = if cfg!(lease_mutant = "table_load_relaxed") {
 };
 
 /// One gate: 96 bytes.
+#[repr(C)]
 pub(crate) struct Gate {
     word: AtomicU64,
     tables: [Table; 2],
 }
 
+#[repr(C)]
 struct Pair {
     start: AtomicU64,
     end: AtomicU64,
@@ -108,20 +116,43 @@ process_static! {
     static IDLE: Mutex<Vec<&'static Spill>> = Mutex::new(Vec::new());
 }
 
+/// What one look at the gate said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look(u64);
+
+impl Look {
+    /// Nothing is closed, and nobody needs a fence.
+    #[inline(always)]
+    pub(crate) fn is_open(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Nothing is closed; the look counts if there was a fence before it.
+    #[inline(always)]
+    pub(crate) fn is_open_to_fenced(self) -> bool {
+        self.0 & !FENCED == 0
+    }
+
+    /// The look counts only if there was a fence before it.
+    #[inline(always)]
+    pub(crate) fn is_fenced(self) -> bool {
+        self.0 & FENCED != 0
+    }
+}
+
 impl Gate {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(fenced: bool) -> Self {
         Self {
-            word: AtomicU64::new(0),
+            word: AtomicU64::new(if fenced { FENCED } else { 0 }),
             tables: [Table::new(), Table::new()],
         }
     }
 
-    /// Whether nothing at all is closed.
     #[inline(always)]
-    pub(crate) fn is_open(&self) -> bool {
+    pub(crate) fn look(&self) -> Look {
         // Pairs with the Release stores in `publish` and `shut`: what happened under a proof happens
         // before the pin that finds its pages open again (I7).
-        self.word.load(WORD_SEEN) == 0
+        Look(self.word.load(WORD_SEEN))
     }
 
     /// Whether everything is closed for good.
@@ -132,10 +163,10 @@ impl Gate {
     /// Whether some page of `range` is closed. Takes no lock; a reader only starts again when a breaker
     /// has got something done meanwhile.
     pub(crate) fn overlaps(&self, range: PageRange) -> bool {
-        // Pairs like the load in `is_open`.
+        // Pairs like the load in `look`.
         let mut word = self.word.load(WORD_SEEN);
         loop {
-            if word == 0 {
+            if word & !FENCED == 0 {
                 return false;
             }
             if word & FINAL != 0 {
@@ -152,27 +183,33 @@ impl Gate {
         }
     }
 
-    /// Closes exactly `ranges` (in order and apart). Under the record's lock; `version` must be new.
-    pub(crate) fn publish(&self, version: u64, ranges: &[PageRange]) {
+    /// Closes exactly `ranges` (in order and apart), and says whether pinners need a fence. Under the
+    /// record's lock; `version` must be new.
+    pub(crate) fn publish(&self, version: u64, ranges: &[PageRange], fenced: bool) {
         let word = self.word.load(Relaxed);
         if word & FINAL != 0 {
             return;
         }
+        let mode = if fenced { FENCED } else { 0 };
         if ranges.is_empty() {
-            if word != 0 {
-                // Pairs with the Acquire loads in `is_open` and `overlaps` (I7).
-                self.word.store(0, WORD_STORED);
+            if word != mode {
+                // Pairs with the Acquire loads in `look` and `overlaps` (I7).
+                self.word.store(mode, WORD_STORED);
                 // The word names neither table now.
                 self.tables.iter().for_each(Table::give_back);
             }
             return;
         }
         // The table that the word does not name. Nobody who reads it will believe what it says.
-        let idle = if word == 0 { 0 } else { !word & TABLE };
+        let idle = if word & !FENCED == 0 {
+            0
+        } else {
+            !word & TABLE
+        };
         self.tables[usize::from(idle != 0)].fill(ranges);
-        // Pairs with the Acquire loads in `is_open` and `overlaps`: who sees the word sees the table.
+        // Pairs with the Acquire loads in `look` and `overlaps`: who sees the word sees the table.
         self.word
-            .store(version << VERSION_SHIFT | idle, WORD_STORED);
+            .store(version << VERSION_SHIFT | mode | idle, WORD_STORED);
     }
 
     /// Closes everything for good. Under the record's lock.
@@ -182,8 +219,9 @@ impl Gate {
     }
 
     /// Opens a shut gate for the next guard that uses the record. Nobody else is there.
-    pub(crate) fn reset(&self) {
-        self.word.store(0, WORD_STORED);
+    pub(crate) fn reset(&self, fenced: bool) {
+        self.word
+            .store(if fenced { FENCED } else { 0 }, WORD_STORED);
         self.tables.iter().for_each(Table::give_back);
     }
 }

@@ -40,6 +40,7 @@
 //! pin or the pin steps back. A ticket [`queue`] orders breaks and waiting pinners, under the mapping's
 //! own lock, which only breaks and those that meet one ever take.
 
+pub(crate) mod adapt;
 pub(crate) mod arena;
 pub(crate) mod barrier;
 pub(crate) mod gate;

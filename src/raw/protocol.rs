@@ -6,11 +6,11 @@
 //! the pins.
 //!
 //! ```text
-//!   pin    gate open? -> slot = range; light; gate open? -> pinned
-//!                                             overlaps?  -> unpin; refused, or into the queue
-//!   unpin  slot = free; light; gate open? -> done
-//!                              overlaps?  -> lock; take itself off the draining breaks; last? -> wake
-//!   break  lock; ticket; close the gate; heavy; nobody before it? -> scan; none left? -> drained
+//!   pin    gate open? -> slot = range; barrier; gate open? -> pinned
+//!                                               overlaps?  -> unpin; refused, or into the queue
+//!   unpin  slot = free; barrier; gate open? -> done
+//!                                overlaps?  -> lock; off the draining breaks; the last? -> wake
+//!   break  lock; ticket; close the gate; barrier; nobody before it? -> scan; none left? -> drained
 //!   reopen lock; out of the queue; those behind it: grant, drain; gate; wake
 //! ```
 //!
@@ -18,27 +18,47 @@
 //! that decides about "busy" and "drained" is changed under it; the slots and the gate alone are
 //! touched without it.
 //!
+//! # Which barrier
+//!
+//! A mapping is asymmetric or fenced ([`adapt`](crate::raw::adapt) chooses, [`barrier`] says what that
+//! is). The rules that make changing over correct, each of which costs a freed block under a pin, or a
+//! hang, if it is left out:
+//!
+//! 1. `FENCED` enters the gate before the barrier of the change, together with the closed range, never
+//!    only at reopening.
+//! 2. The test for `FENCED` does not depend on what is closed: with something closed elsewhere, a fence
+//!    and another look are needed all the same, in pin and unpin. Without `FENCED` none is.
+//! 3. The mode is read and changed under the lock; so is the gate.
+//! 4. "Fences suffice" is a flag of its own, set behind the barrier of the change, not before.
+//! 5. An unpin that finds its pages closed asks "was I the last?" under the lock. So the later of two
+//!    sees that the earlier has gone.
+//! 6. Nobody sleeps between looking and listening: the state changes under the lock, and unpin looks at
+//!    the gate, which is closed from before the scan until reopening. One barrier for a break is enough.
+//! 7. The look for the mode comes after the store to the slot, never before.
+//!
 //! # Orderings
 //!
-//! In [`barrier`], [`gate`](crate::raw::gate) and [`slots`], each once.
+//! In [`barrier`], [`gate`](crate::raw::gate) and [`slots`], each where it stands.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::Location;
 use std::time::Instant;
 
 use crate::error::TryBreakError;
 use crate::holders::{Holder, HolderKind};
 use crate::range::PageRange;
+use crate::raw::adapt::{Barrier, Mode};
 use crate::raw::arena::Arena;
-use crate::raw::gate::Gate;
+use crate::raw::gate::{Gate, Look};
 use crate::raw::queue::{BreakState, Entry, PinState, Queue, Ranges, Wakes, What};
 use crate::raw::slots::{self, Slot};
 use crate::raw::{barrier, scan};
-use crate::sync::{Event, EventListener, Mutex, process_static};
+use crate::sync::{Event, EventListener, Mutex, process_static, thread_cell};
 
 /// One mapping: its gate and its queue. Lives for ever and is recycled, so that a pin can outlive its
 /// guard (I9).
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(crate) struct Record {
     gate: Gate,
     inner: Mutex<Inner>,
@@ -46,8 +66,8 @@ pub(crate) struct Record {
     number: u32,
 }
 
-#[derive(Default)]
 struct Inner {
+    mode: Mode,
     /// Tickets, names of entries and versions of the gate are all drawn from it. Never set back.
     clock: u64,
     queue: Queue,
@@ -92,7 +112,26 @@ process_static! {
     static IDLE: Mutex<Vec<&'static Record>> = Mutex::new(Vec::new());
 }
 
+/// Fenced pins that a thread takes between two charges. Odd.
+const CHARGE: u32 = if cfg!(lease_loom) { 1 } else { 127 };
+
+thread_cell! {
+    /// Fenced pins of this thread, of any mapping, until it charges one for them.
+    static FENCED_PINS: Cell<u32> = Cell::new(CHARGE);
+}
+
 impl Inner {
+    fn new(mode: Mode, clock: u64) -> Self {
+        Self {
+            mode,
+            clock,
+            queue: Queue::default(),
+            closed: false,
+            breaks: 0,
+            waited: 0,
+        }
+    }
+
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
@@ -101,16 +140,29 @@ impl Inner {
 
 impl Record {
     /// A record for a new guard.
-    pub(crate) fn obtain() -> &'static Record {
-        let recycled = IDLE.lock().pop();
-        recycled.unwrap_or_else(|| {
-            let records: &'static Records = &RECORDS;
-            records.push(|index| Record {
-                gate: Gate::new(),
-                inner: Mutex::new(Inner::default()),
-                number: u32::try_from(index + 1).unwrap_or(u32::MAX),
-            })
-        })
+    pub(crate) fn obtain(barrier: Barrier) -> &'static Record {
+        let mode = Mode::new(barrier);
+        let idle = IDLE.lock().pop();
+        match idle {
+            Some(record) => {
+                let mut inner = record.inner.lock();
+                *inner = Inner::new(mode, inner.clock);
+                record.gate.reset(mode.fenced);
+                record
+            }
+            None => {
+                let records: &'static Records = &RECORDS;
+                let record = records.push(|index| Record {
+                    gate: Gate::new(true),
+                    inner: Mutex::new(Inner::new(mode, 0)),
+                    number: u32::try_from(index + 1).unwrap_or(u32::MAX),
+                });
+                // Made with the whole chunk, perhaps for a guard with another mode.
+                record.inner.lock().mode = mode;
+                record.gate.reset(mode.fenced);
+                record
+            }
+        }
     }
 
     /// What this record's pins carry in their slots.
@@ -121,56 +173,100 @@ impl Record {
 
     // ---- pin, unpin -------------------------------------------------------------------------------
 
-    /// Pins `range` unless some page of it is closed. Never waits.
+    /// Pins `range` unless some page of it is closed; [`refusal`](Self::refusal) says why not. Never
+    /// waits.
     #[inline]
     pub(crate) fn try_pin(
         &'static self,
         range: PageRange,
         location: &'static Location<'static>,
-    ) -> Result<&'static Slot, Refusal> {
+    ) -> Option<&'static Slot> {
         // Looked at before the slot is filled, so that a refused pinner that tries again and again
         // does not keep the breaker busy with slots that come and go.
-        if !self.gate.is_open() {
-            return self.try_pin_contended(range, location);
+        if !self.gate.look().is_open() {
+            return self.try_pin_watched(range, location);
         }
         let slot = slots::publish(self.number, range, location);
         barrier::light();
-        if self.gate.is_open() {
+        if self.gate.look().is_open() {
             slot.confirm();
-            return Ok(slot);
+            return Some(slot);
         }
         self.look_again(slot, range)
     }
 
-    /// Something is closed, somewhere.
-    #[cold]
-    fn try_pin_contended(
+    /// Something is closed, somewhere, or the gate wants fences.
+    #[inline(never)]
+    fn try_pin_watched(
         &'static self,
         range: PageRange,
         location: &'static Location<'static>,
-    ) -> Result<&'static Slot, Refusal> {
+    ) -> Option<&'static Slot> {
         if self.refuses(range) {
-            return Err(self.refusal());
+            return None;
         }
         let slot = slots::publish(self.number, range, location);
-        barrier::light();
-        self.look_again(slot, range)
-    }
-
-    /// The slot is filled, the barrier is behind us, and something is closed: is it ours?
-    #[cold]
-    fn look_again(
-        &'static self,
-        slot: &'static Slot,
-        range: PageRange,
-    ) -> Result<&'static Slot, Refusal> {
-        if self.refuses(range) {
-            // Back out the way a pin goes: a scan may have counted us (I6).
-            self.unpin(slot);
-            return Err(self.refusal());
+        let look = self.look_behind_barrier();
+        if !look.is_open_to_fenced() {
+            return self.look_again(slot, range);
         }
         slot.confirm();
-        Ok(slot)
+        if look.is_fenced() {
+            self.count_fenced_pin();
+        }
+        Some(slot)
+    }
+
+    /// A look at the gate that counts: behind the store to the slot, and behind a fence if it says that
+    /// there must be one, whichever pages are closed.
+    #[inline(always)]
+    fn look_behind_barrier(&self) -> Look {
+        barrier::light();
+        let look = self.gate.look();
+        if !look.is_fenced() {
+            return look;
+        }
+        barrier::full();
+        self.gate.look()
+    }
+
+    /// One more fenced pin: every so often a thread charges the mapping at hand for all its fenced pins
+    /// since, whichever mappings they were of. (Their number is odd, so that mappings pinned in turn all
+    /// get their share.)
+    #[inline(always)]
+    fn count_fenced_pin(&'static self) {
+        let left = FENCED_PINS.with(Cell::get);
+        if left > 1 {
+            FENCED_PINS.with(|n| n.set(left - 1));
+        } else {
+            FENCED_PINS.with(|n| n.set(CHARGE));
+            self.charge();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn charge(&'static self) {
+        // Whoever has the lock is a breaker or charges too: nothing is lost by letting this one go.
+        let Some(mut inner) = self.inner.try_lock() else {
+            return;
+        };
+        if inner.mode.count_down(CHARGE) {
+            self.publish_gate(&mut inner);
+        }
+    }
+
+    /// The slot is filled, and something is closed or the gate wants a fence: may we stay?
+    #[cold]
+    fn look_again(&'static self, slot: &'static Slot, range: PageRange) -> Option<&'static Slot> {
+        let look = self.look_behind_barrier();
+        if !look.is_open_to_fenced() && self.refuses(range) {
+            // Back out the way a pin goes: a scan may have counted us (I6).
+            self.unpin(slot);
+            return None;
+        }
+        slot.confirm();
+        Some(slot)
     }
 
     /// Whether the gate keeps `range` out.
@@ -179,7 +275,9 @@ impl Record {
         !cfg!(lease_mutant = "gate_ignored") && self.gate.overlaps(range)
     }
 
-    fn refusal(&self) -> Refusal {
+    /// Why a pin was refused.
+    #[cold]
+    pub(crate) fn refusal(&self) -> Refusal {
         if self.gate.is_final() {
             Refusal::Closed
         } else {
@@ -194,7 +292,15 @@ impl Record {
         let range = slot.range();
         slot.clear();
         barrier::light();
-        if !self.gate.is_open() {
+        if !self.gate.look().is_open() {
+            self.unpin_watched(range);
+        }
+    }
+
+    /// Something is closed, somewhere, or the gate wants fences.
+    #[inline(never)]
+    fn unpin_watched(&'static self, range: PageRange) {
+        if !self.look_behind_barrier().is_open_to_fenced() {
             self.unpin_contended(range);
         }
     }
@@ -342,10 +448,18 @@ impl Record {
             event: Event::new(),
             since: None,
         });
+        let needs = inner.mode.begin_break();
+        // The mode goes into the gate together with the closing, before the barrier: who looks later,
+        // fences; who looked earlier, did so before its point of the barrier, and its slot is visible to
+        // this scan and all later ones.
         self.publish_gate(inner);
-        barrier::heavy();
-        let last = inner.queue.len() - 1;
-        inner.queue.settle(self.number, last, wakes);
+        if inner.mode.execute(needs) {
+            let last = inner.queue.len() - 1;
+            inner.queue.settle(self.number, last, wakes);
+        } else if let Some(entry) = inner.queue.get(id) {
+            // No barrier was to be had, by any means: the slots say nothing, so it never drains (I4).
+            entry.never_drain();
+        }
         if let Some(entry) = inner.queue.get(id) {
             if !entry.is_drained() {
                 entry.since = Some(Instant::now());
@@ -357,7 +471,9 @@ impl Record {
 
     fn publish_gate(&self, inner: &mut Inner) {
         let version = inner.tick();
-        self.gate.publish(version, inner.queue.closed().as_slice());
+        let closed = inner.queue.closed();
+        self.gate
+            .publish(version, closed.as_slice(), inner.mode.fenced);
     }
 
     /// Whether the break has its proof or was refused; else leaves a listener.
@@ -468,7 +584,6 @@ impl Record {
     /// what `map` yields with it (I9).
     pub(crate) fn abandon(&'static self, map: impl FnOnce() -> Box<dyn Any + Send>) -> bool {
         let all = [PageRange::ALL];
-        let mut wakes = Wakes::default();
         let mut inner = self.inner.lock();
         // Whoever is still in the queue was forgotten: the guard's borrow is over.
         inner.queue.clear();
@@ -480,8 +595,13 @@ impl Record {
         }
         let version = inner.tick();
         self.gate.shut(version);
-        barrier::heavy();
-        match scan::count(self.number, &all) {
+        let needs = inner.mode.begin_break();
+        let left = if inner.mode.execute(needs) {
+            scan::count(self.number, &all)
+        } else {
+            usize::MAX
+        };
+        match left {
             0 => {
                 self.recycle(&mut inner);
                 true
@@ -498,19 +618,14 @@ impl Record {
                     event: Event::new(),
                     since: None,
                 });
-                inner.queue.settle(self.number, 0, &mut wakes);
                 false
             }
         }
     }
 
     fn recycle(&'static self, inner: &mut Inner) {
-        let clock = inner.clock;
-        *inner = Inner {
-            clock,
-            ..Inner::default()
-        };
-        self.gate.reset();
+        *inner = Inner::new(inner.mode, inner.clock);
+        // Not open before it has an owner again: whoever unpins late sees it one way or the other.
         IDLE.lock().push(self);
     }
 

@@ -158,6 +158,14 @@ impl Entry {
         )
     }
 
+    /// Closes for good: what it waits for can't be found out.
+    pub(crate) fn never_drain(&mut self) {
+        if let What::Break(state) | What::Close(state) = &mut self.what {
+            let remaining = usize::MAX;
+            *state = BreakState::Draining { remaining };
+        }
+    }
+
     /// How many pins it still waits for, if it is draining.
     pub(crate) fn draining(&mut self) -> Option<&mut usize> {
         match &mut self.what {

@@ -119,7 +119,7 @@ impl Slot {
     pub(crate) fn range(&self) -> PageRange {
         // The holder filled the slot, or was given the pin by who did: nothing to order.
         let (start, end) = self.bounds(Ordering::Relaxed);
-        PageRange::new(start, end).unwrap_or(PageRange::ALL)
+        PageRange::reassembled(start, end)
     }
 
     /// Where the pin was taken.

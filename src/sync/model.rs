@@ -11,6 +11,7 @@ use std::time::Instant;
 
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
 pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use std::sync::atomic::compiler_fence;
 
 /// A lock with the shape of the real one.
 #[derive(Default)]

@@ -1,0 +1,177 @@
+//! Which side pays for the barrier: chosen for each mapping from how many pins it sees per break.
+//!
+//! Problem: an asymmetric break costs microseconds, a fenced pin a few nanoseconds more than one without;
+//! neither mode wins everywhere. What counts is not time but *pins per break*. Idea: rent, then learn.
+//! After an asymmetric break stay fenced, and let the fenced pins count down about as many as one
+//! barrier is worth:
+//!
+//! - a break that comes before the countdown has run out proves that breaks are frequent: stay fenced;
+//! - a countdown that runs out proves that they are rare: go back to asymmetric.
+//!
+//! That alone costs at most twice the better mode (the ski rental problem). When countdowns keep running
+//! out, the next few asymmetric breaks do not begin one at all, so that at a steady low rate of breaks
+//! next to nothing is rented; the longer they have kept running out, the more breaks go without.
+//!
+//! | state | a break | a countdown that has run out |
+//! | --- | --- | --- |
+//! | asymmetric, breaks to go without a countdown | barrier everywhere; one fewer | – |
+//! | asymmetric | barrier everywhere; fenced, countdown | – |
+//! | fenced, countdown | fence; countdown anew | asymmetric |
+//!
+//! The rules under which changing over is correct are the protocol's, see
+//! [`protocol`](crate::raw::protocol); nothing here decides about correctness.
+
+use std::time::Instant;
+
+use crate::raw::barrier;
+
+/// Which side pays for the barrier between pinners and breakers of a mapping.
+///
+/// Leave it [`Adaptive`](Self::Adaptive) unless you have a reason: it costs little more than the better
+/// of the other two, whatever the load.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::{Barrier, LayoutGuard};
+/// let guard = LayoutGuard::with_barrier((), Barrier::Fenced);
+/// # drop(guard.try_pin(0..1)?);
+/// # Ok::<(), layout_lease::TryPinError>(())
+/// ```
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Barrier {
+    /// Chosen by the number of pins per break, and changed when that changes.
+    #[default]
+    Adaptive,
+    /// Always a fence on both sides. For processes whose threads must not be interrupted: a break never
+    /// disturbs a running thread then.
+    Fenced,
+    /// Always a barrier on every running thread, executed by the breaker; pins have no fence. Where the
+    /// system has no such barrier, as [`Fenced`](Self::Fenced).
+    Asymmetric,
+}
+
+/// What a fenced pin and its release cost more than those without fences, in picoseconds: two fences.
+const FENCES_PS: u64 = 2_300;
+
+/// The price of a barrier everywhere before the first has been paid, in nanoseconds.
+const FIRST_PRICE_NS: u64 = 12_000;
+
+/// A barrier interrupts the other running threads of the process; that is about two thirds of what it
+/// costs who executes it.
+const VICTIMS: (u64, u64) = (5, 3);
+
+/// The shortest and the longest countdown, in pins.
+const COUNTDOWN: (u64, u64) = (128, 1 << 14);
+
+/// Countdowns that must have run out in a row for each break that goes without.
+const PATIENCE: u8 = 4;
+
+/// Breaks that go without a countdown, at most, between two that begin one.
+const LONGEST_GO: u8 = 8;
+
+/// The mode of one mapping, and what has been learnt. Under the record's lock.
+#[derive(Clone, Copy)]
+pub(crate) struct Mode {
+    barrier: Barrier,
+    pub(crate) fenced: bool,
+    /// A barrier everywhere has been executed behind the gate's change to fenced, so that fences suffice.
+    trusted: bool,
+    /// Countdowns that have run out, with none in between that did not.
+    rare: u8,
+    /// Asymmetric breaks to come that begin no countdown.
+    without: u8,
+    /// Fenced pins until the countdown runs out.
+    left: u32,
+    /// What a barrier everywhere costs, in nanoseconds: a moving average.
+    price: u32,
+}
+
+/// The barrier that a closing needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Fence,
+    Everywhere,
+}
+
+impl Mode {
+    pub(crate) fn new(barrier: Barrier) -> Self {
+        let fenced = barrier == Barrier::Fenced || !barrier::can_reach_everywhere();
+        Self {
+            barrier,
+            fenced,
+            // From the first pin on.
+            trusted: fenced,
+            rare: 0,
+            without: 0,
+            left: 0,
+            price: FIRST_PRICE_NS as u32,
+        }
+    }
+
+    /// A break is about to close the gate: says which barrier it needs behind that, by the mode as it
+    /// was, and sets the mode to be published with the closing.
+    pub(crate) fn begin_break(&mut self) -> Needs {
+        if self.fenced {
+            // It came before the countdown ran out.
+            self.rare = 0;
+            self.without = 0;
+            self.left = self.countdown();
+            return if self.trusted {
+                Needs::Fence
+            } else {
+                Needs::Everywhere
+            };
+        }
+        if self.barrier == Barrier::Adaptive {
+            if self.without > 0 {
+                self.without -= 1;
+            } else {
+                self.fenced = true;
+                self.left = self.countdown();
+            }
+        }
+        Needs::Everywhere
+    }
+
+    /// Has a full barrier executed, and remembers what it cost. `false`: there was none.
+    pub(crate) fn execute(&mut self, needs: Needs) -> bool {
+        match needs {
+            Needs::Fence => {
+                barrier::full();
+                true
+            }
+            Needs::Everywhere => {
+                let start = Instant::now();
+                let done = barrier::everywhere();
+                let paid = start.elapsed().as_nanos().min(100_000) as u32;
+                self.price = self.price - self.price / 4 + paid / 4;
+                self.trusted = done && self.fenced;
+                done
+            }
+        }
+    }
+
+    /// `pins` fenced pins have been counted. `true`: the countdown has run out, and the gate is to be
+    /// published without the fence.
+    pub(crate) fn count_down(&mut self, pins: u32) -> bool {
+        if !self.fenced || self.barrier != Barrier::Adaptive || !barrier::can_reach_everywhere() {
+            return false;
+        }
+        self.left = self.left.saturating_sub(pins);
+        if self.left > 0 {
+            return false;
+        }
+        (self.fenced, self.trusted) = (false, false);
+        self.rare = self.rare.saturating_add(1);
+        self.without = (self.rare / PATIENCE).min(LONGEST_GO);
+        true
+    }
+
+    /// As many fenced pins as one barrier everywhere is worth.
+    fn countdown(&self) -> u32 {
+        let price = u64::from(self.price) * VICTIMS.0 / VICTIMS.1;
+        (price * 1_000 / FENCES_PS).clamp(COUNTDOWN.0, COUNTDOWN.1) as u32
+    }
+}
