@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use layout_lease::{LayoutGuard, PagePin};
+use layout_lease::{Barrier, LayoutGuard, PagePin};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 
@@ -57,7 +57,11 @@ unsafe impl Send for Disk {}
 type Guard = LayoutGuard<Disk>;
 
 fn guard() -> Arc<Guard> {
-    Arc::new(LayoutGuard::new(Disk(UnsafeCell::new(0))))
+    guard_with(Barrier::Adaptive)
+}
+
+fn guard_with(barrier: Barrier) -> Arc<Guard> {
+    Arc::new(LayoutGuard::with_barrier(Disk(UnsafeCell::new(0)), barrier))
 }
 
 /// A device works on the block, under a pin.
@@ -80,20 +84,49 @@ fn free(guard: &Guard) {
 /// gate when pinning, the slot against the waiter when unpinning.
 #[test]
 fn i02_pin_against_close() {
-    explore(0, || {
+    for barrier in [Barrier::Fenced, Barrier::Asymmetric, Barrier::Adaptive] {
+        explore(0, move || {
+            let guard = guard_with(barrier);
+            let pinner = thread::spawn({
+                let guard = Arc::clone(&guard);
+                move || {
+                    if let Ok(pin) = guard.try_pin(0..1) {
+                        device(&guard);
+                        drop(pin);
+                    }
+                }
+            });
+            let proof = guard.break_layouts(0..1).wait().unwrap();
+            free(&guard);
+            drop(proof);
+            pinner.join().unwrap();
+        });
+    }
+}
+
+/// I2, I6: the mode changes in both directions while a pinner and a breaker meet. The first break makes
+/// the gate fenced, the pinner's pins count down and make it asymmetric again, the second break finds
+/// either.
+#[test]
+fn i02_change_of_mode_against_pins() {
+    explore(2, || {
         let guard = guard();
         let pinner = thread::spawn({
             let guard = Arc::clone(&guard);
             move || {
-                if let Ok(pin) = guard.try_pin(0..1) {
-                    device(&guard);
-                    drop(pin);
+                for _ in 0..3 {
+                    if let Ok(pin) = guard.try_pin(0..1) {
+                        device(&guard);
+                        drop(pin);
+                    }
                 }
             }
         });
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        for _ in 0..2 {
+            let proof = guard.break_layouts(0..1).wait().unwrap();
+            free(&guard);
+            drop(proof);
+        }
         pinner.join().unwrap();
     });
 }
