@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::holders::Holder;
 use crate::range::PageRange;
 use crate::raw::adapt::Barrier;
-use crate::raw::protocol::Record;
+use crate::raw::record::Record;
 
 /// Tracks who uses the pages of one mapping, and closes ranges of it until nobody does.
 ///

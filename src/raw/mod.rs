@@ -34,9 +34,9 @@
 //! # The machine in one paragraph
 //!
 //! A pin is an exact range, stored in a *slot* that the pinning thread owns ([`slots`]). The *gate* of a
-//! mapping ([`gate`]) is 0 when nothing is closed. Pin: fill the slot, [`barrier`], look at the gate.
-//! Unpin: clear the slot, barrier, look at the gate. Break ([`protocol`]): close the gate, barrier,
-//! [`scan`] the slots. Whichever comes first is seen by the other, so either the break waits for the
+//! mapping ([`gate`]) is 0 when nothing is closed. Pin ([`protocol`]): fill the slot, [`barrier`], look at
+//! the gate. Unpin: clear the slot, barrier, look at the gate. Break: close the gate, barrier, [`scan`]
+//! the slots. Whichever comes first is seen by the other, so either the break waits for the
 //! pin or the pin steps back. A ticket [`queue`] orders breaks and waiting pinners, under the mapping's
 //! own lock, which only breaks and those that meet one ever take.
 
@@ -46,6 +46,7 @@ pub(crate) mod barrier;
 pub(crate) mod gate;
 pub(crate) mod protocol;
 pub(crate) mod queue;
+pub(crate) mod record;
 pub(crate) mod scan;
 pub(crate) mod slots;
 pub(crate) mod wait;

@@ -46,43 +46,13 @@ use std::panic::Location;
 use std::time::Instant;
 
 use crate::error::TryBreakError;
-use crate::holders::{Holder, HolderKind};
 use crate::range::PageRange;
-use crate::raw::adapt::{Barrier, Mode};
-use crate::raw::arena::Arena;
-use crate::raw::gate::{Gate, Look};
-use crate::raw::queue::{BreakState, Entry, PinState, Queue, Ranges, Wakes, What};
+use crate::raw::gate::Look;
+use crate::raw::queue::{BreakState, Entry, PinState, Ranges, Wakes, What};
+use crate::raw::record::{Inner, Record};
 use crate::raw::slots::{self, Slot};
 use crate::raw::{barrier, scan};
-use crate::sync::{Event, EventListener, Mutex, process_static, thread_cell};
-
-/// One mapping: its gate and its queue. Lives for ever and is recycled, so that a pin can outlive its
-/// guard (I9).
-#[repr(C, align(64))]
-pub(crate) struct Record {
-    gate: Gate,
-    inner: Mutex<Inner>,
-    /// What this record's pins carry in their slots; never 0.
-    number: u32,
-}
-
-struct Inner {
-    mode: Mode,
-    /// Tickets, names of entries and versions of the gate are all drawn from it. Never set back.
-    clock: u64,
-    queue: Queue,
-    closed: bool,
-    breaks: u64,
-    waited: u64,
-}
-
-/// Counts of one mapping.
-pub(crate) struct Counts {
-    pub(crate) breaks: u64,
-    pub(crate) waited: u64,
-    pub(crate) queued: usize,
-    pub(crate) pins: usize,
-}
+use crate::sync::{Event, EventListener, thread_cell};
 
 /// Why a pin was not granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,17 +71,6 @@ pub(crate) enum Ticket {
     Waiting(u64),
 }
 
-type Records = Arena<Record, { if cfg!(lease_loom) { 2 } else { 32 } }>;
-
-process_static! {
-    static RECORDS: Records = Arena::new();
-}
-
-process_static! {
-    /// Records that no guard uses and no pin points to.
-    static IDLE: Mutex<Vec<&'static Record>> = Mutex::new(Vec::new());
-}
-
 /// Fenced pins that a thread takes between two charges. Odd.
 const CHARGE: u32 = if cfg!(lease_loom) { 1 } else { 127 };
 
@@ -120,57 +79,7 @@ thread_cell! {
     static FENCED_PINS: Cell<u32> = Cell::new(CHARGE);
 }
 
-impl Inner {
-    fn new(mode: Mode, clock: u64) -> Self {
-        Self {
-            mode,
-            clock,
-            queue: Queue::default(),
-            closed: false,
-            breaks: 0,
-            waited: 0,
-        }
-    }
-
-    fn tick(&mut self) -> u64 {
-        self.clock += 1;
-        self.clock
-    }
-}
-
 impl Record {
-    /// A record for a new guard.
-    pub(crate) fn obtain(barrier: Barrier) -> &'static Record {
-        let mode = Mode::new(barrier);
-        let idle = IDLE.lock().pop();
-        match idle {
-            Some(record) => {
-                let mut inner = record.inner.lock();
-                *inner = Inner::new(mode, inner.clock);
-                record.gate.reset(mode.fenced);
-                record
-            }
-            None => {
-                let records: &'static Records = &RECORDS;
-                let record = records.push(|index| Record {
-                    gate: Gate::new(true),
-                    inner: Mutex::new(Inner::new(mode, 0)),
-                    number: u32::try_from(index + 1).unwrap_or(u32::MAX),
-                });
-                // Made with the whole chunk, perhaps for a guard with another mode.
-                record.inner.lock().mode = mode;
-                record.gate.reset(mode.fenced);
-                record
-            }
-        }
-    }
-
-    /// What this record's pins carry in their slots.
-    #[cfg(test)]
-    pub(crate) fn number(&self) -> u32 {
-        self.number
-    }
-
     // ---- pin, unpin -------------------------------------------------------------------------------
 
     /// Pins `range` unless some page of it is closed; [`refusal`](Self::refusal) says why not. Never
@@ -621,86 +530,5 @@ impl Record {
                 false
             }
         }
-    }
-
-    fn recycle(&'static self, inner: &mut Inner) {
-        *inner = Inner::new(inner.mode, inner.clock);
-        // Not open before it has an owner again: whoever unpins late sees it one way or the other.
-        IDLE.lock().push(self);
-    }
-
-    // ---- who, and how many ------------------------------------------------------------------------
-
-    /// Everybody who holds pages of `ranges`.
-    pub(crate) fn holders(&'static self, ranges: &[PageRange]) -> Vec<Holder> {
-        let inner = self.inner.lock();
-        self.list(&inner, ranges)
-    }
-
-    fn list(&'static self, inner: &Inner, ranges: &[PageRange]) -> Vec<Holder> {
-        let mut holders = Vec::new();
-        scan::scan(self.number, ranges, |pin| {
-            let waits = inner.queue.iter().filter(|e| e.ranges.overlaps(&pin.range));
-            let since = waits.filter_map(|e| e.since).min();
-            holders.push(Holder::new(
-                pin.range,
-                HolderKind::Pin,
-                pin.location,
-                pin.thread,
-                since,
-            ));
-        });
-        holders
-    }
-
-    /// Aborts the process if a pin overlaps `ranges`, which are closed and drained: the counterpart of
-    /// the kernel's `WARN_ON_ONCE(trunc && page_ref_count(page) > 1)`.
-    pub(crate) fn verify(&'static self, ranges: &[PageRange]) {
-        if !slots::VERIFY {
-            return;
-        }
-        let inner = self.inner.lock();
-        let mut broken = None;
-        scan::scan(self.number, ranges, |pin| {
-            // A pinner that has not looked at the gate yet holds nothing: it will step back.
-            if !pin.pending {
-                broken = Some(Holder::new(
-                    pin.range,
-                    HolderKind::Pin,
-                    pin.location,
-                    pin.thread,
-                    None,
-                ));
-            }
-        });
-        drop(inner);
-        if let Some(holder) = broken {
-            eprintln!("layout-lease: blocks are about to be freed under a pin: {holder}");
-            std::process::abort();
-        }
-    }
-
-    pub(crate) fn counts(&'static self) -> Counts {
-        self.count(&self.inner.lock())
-    }
-
-    /// [`counts`](Self::counts), unless the lock is taken.
-    pub(crate) fn try_counts(&'static self) -> Option<Counts> {
-        self.inner.try_lock().map(|inner| self.count(&inner))
-    }
-
-    fn count(&'static self, inner: &Inner) -> Counts {
-        Counts {
-            breaks: inner.breaks,
-            waited: inner.waited,
-            queued: inner.queue.len(),
-            pins: scan::count(self.number, &[PageRange::ALL]),
-        }
-    }
-
-    /// Whether the break is drained: what [`poll_break`](Self::poll_break) would say.
-    pub(crate) fn is_drained(&'static self, id: u64) -> bool {
-        let mut inner = self.inner.lock();
-        inner.queue.get(id).is_some_and(|e| e.is_drained())
     }
 }
