@@ -9,8 +9,7 @@ use crate::drained::Drained;
 use crate::error::{OpError, RangeError};
 use crate::guard::LayoutGuard;
 use crate::range::PageRange;
-use crate::raw::wait::{Step, waitable};
-use crate::sync::EventListener;
+use crate::raw::wait::{Step, Via, waitable};
 
 /// The engine's side: which block is behind which page, and the allocator those blocks go back to.
 ///
@@ -420,9 +419,9 @@ impl<'g, M: BlockMap> BlockOp<'g, M> {
 impl<M: BlockMap> Step for BlockOp<'_, M> {
     type Output = Result<u64, OpError<M::Error>>;
 
-    fn step(&mut self) -> Poll<Self::Output> {
+    fn step(&mut self, via: Via<'_>) -> Poll<Self::Output> {
         // `breaking` panics if this is polled after its output.
-        let Poll::Ready(drained) = self.breaking.step() else {
+        let Poll::Ready(drained) = self.breaking.step(via) else {
             return Poll::Pending;
         };
         Poll::Ready(match (drained, self.op) {
@@ -431,10 +430,6 @@ impl<M: BlockMap> Step for BlockOp<'_, M> {
             (Ok(_), None) => Err(OpError::NotCovered),
             (Err(error), _) => Err(error.into()),
         })
-    }
-
-    fn listener(&mut self) -> &mut Option<EventListener> {
-        self.breaking.listener()
     }
 }
 

@@ -11,8 +11,7 @@ use crate::guard::{GuardRef, LayoutGuard};
 use crate::holders::Holder;
 use crate::range::PageRange;
 use crate::raw::queue::Ranges;
-use crate::raw::wait::{Step, waitable};
-use crate::sync::EventListener;
+use crate::raw::wait::{Step, Via, waitable};
 
 impl<M> LayoutGuard<M> {
     /// Closes `pages` (page indices, half-open) *now*, before anything is polled, and waits until nobody
@@ -154,7 +153,6 @@ impl<M> LayoutGuard<M> {
         Close {
             guard: self,
             id: Some(self.record().close()),
-            listener: None,
         }
     }
 }
@@ -175,7 +173,6 @@ pub struct BreakLayouts<'g, M> {
     guard: GuardRef<'g, M>,
     ranges: Ranges,
     state: State,
-    listener: Option<EventListener>,
 }
 
 enum State {
@@ -204,7 +201,6 @@ impl<'g, M> BreakLayouts<'g, M> {
             guard,
             ranges,
             state,
-            listener: None,
         }
     }
 
@@ -253,10 +249,10 @@ impl<'g, M> BreakLayouts<'g, M> {
 impl<'g, M> Step for BreakLayouts<'g, M> {
     type Output = Result<Drained<'g, M>, BreakError>;
 
-    fn step(&mut self) -> Poll<Self::Output> {
+    fn step(&mut self, via: Via<'_>) -> Poll<Self::Output> {
         let output = match self.state {
             State::Failed(error) => Err(error),
-            State::Queued(id) => match self.guard.record().poll_break(id, &mut self.listener) {
+            State::Queued(id) => match self.guard.record().poll_break(id, via) {
                 None => return Poll::Pending,
                 Some(Ok(())) => Ok(Drained::new(self.guard.clone(), self.ranges.clone(), id)),
                 Some(Err(_)) => Err(BreakError::Closed),
@@ -265,10 +261,6 @@ impl<'g, M> Step for BreakLayouts<'g, M> {
         };
         self.state = State::Done;
         Poll::Ready(output)
-    }
-
-    fn listener(&mut self) -> &mut Option<EventListener> {
-        &mut self.listener
     }
 }
 
@@ -315,27 +307,22 @@ pub struct Close<'g, M> {
     guard: &'g LayoutGuard<M>,
     /// The entry in the queue, until the output is out.
     id: Option<u64>,
-    listener: Option<EventListener>,
 }
 
 impl<M> Step for Close<'_, M> {
     type Output = ();
 
-    fn step(&mut self) -> Poll<()> {
+    fn step(&mut self, via: Via<'_>) -> Poll<()> {
         let Some(id) = self.id else {
             panic!("`Close` polled after its output");
         };
         let record = self.guard.record();
-        if record.poll_break(id, &mut self.listener).is_none() {
+        if record.poll_break(id, via).is_none() {
             return Poll::Pending;
         }
         record.reopen(id);
         self.id = None;
         Poll::Ready(())
-    }
-
-    fn listener(&mut self) -> &mut Option<EventListener> {
-        &mut self.listener
     }
 }
 

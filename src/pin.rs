@@ -11,8 +11,7 @@ use crate::range::PageRange;
 use crate::raw::protocol::{Refusal, Ticket};
 use crate::raw::record::Record;
 use crate::raw::slots::Slot;
-use crate::raw::wait::{Step, waitable};
-use crate::sync::EventListener;
+use crate::raw::wait::{Step, Via, waitable};
 
 /// A pinned page range: while it lives, no break of any of its pages ends.
 ///
@@ -173,7 +172,6 @@ impl<M> LayoutGuard<M> {
                 Ok(range) => PinState::Idle(range),
                 Err(error) => PinState::Refused(error),
             },
-            listener: None,
         }
     }
 }
@@ -193,7 +191,6 @@ pub struct PinPages<'g, M> {
     guard: &'g LayoutGuard<M>,
     location: &'static Location<'static>,
     state: PinState,
-    listener: Option<EventListener>,
 }
 
 enum PinState {
@@ -212,7 +209,7 @@ enum PinState {
 impl<M> Step for PinPages<'_, M> {
     type Output = Result<PagePin, PinError>;
 
-    fn step(&mut self) -> Poll<Self::Output> {
+    fn step(&mut self, via: Via<'_>) -> Poll<Self::Output> {
         let record = self.guard.record();
         let pinned = |slot| Poll::Ready(Ok(PagePin { slot, record }));
         loop {
@@ -233,7 +230,7 @@ impl<M> Step for PinPages<'_, M> {
                     }
                 }
                 PinState::Queued { id, .. } => {
-                    let Some(answer) = record.poll_pin(id, &mut self.listener) else {
+                    let Some(answer) = record.poll_pin(id, via) else {
                         return Poll::Pending;
                     };
                     self.state = PinState::Done;
@@ -245,10 +242,6 @@ impl<M> Step for PinPages<'_, M> {
                 PinState::Done => panic!("`PinPages` polled after its output"),
             }
         }
-    }
-
-    fn listener(&mut self) -> &mut Option<EventListener> {
-        &mut self.listener
     }
 }
 

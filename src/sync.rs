@@ -8,7 +8,7 @@
 mod real {
     pub(crate) use crossbeam_utils::atomic::AtomicCell;
     pub(crate) use event_listener::{Event, EventListener, Listener};
-    pub(crate) use parking_lot::Mutex;
+    pub(crate) use parking_lot::{Mutex, MutexGuard};
     pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, compiler_fence, fence};
 
     /// A process-wide value.

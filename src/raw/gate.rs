@@ -17,8 +17,8 @@
 //! slot's store, never before, and does not depend on which pages are closed.
 //!
 //! ```text
-//!   word ----> table 0 | len | range | range | spill -> more ranges
-//!       \ - -> table 1 | len | range | range | spill -> more ranges
+//!   word ----> table 0 | len, spill | range | range |     spill -> range | range | range | ...
+//!       \ - -> table 1 | len, spill | range | range |
 //! ```
 //!
 //! The version never repeats, so a reader that sees the same word before and after reading a table has
@@ -39,7 +39,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::range::PageRange;
 use crate::raw::arena::Arena;
-use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, process_static};
+use crate::sync::{AtomicU64, Mutex, Ordering, process_static};
 
 const FINAL: u64 = 1;
 const TABLE: u64 = 2;
@@ -70,7 +70,7 @@ const ENTRY_SEEN: Ordering = if cfg!(lease_mutant = "table_load_relaxed") {
     Acquire
 };
 
-/// One gate: 96 bytes.
+/// One gate: 88 bytes.
 #[repr(C)]
 pub(crate) struct Gate {
     word: AtomicU64,
@@ -85,10 +85,9 @@ struct Pair {
 
 /// Closed ranges, in order and apart from each other.
 struct Table {
-    len: AtomicUsize,
+    /// How many; and, in the upper half, the number of the spill table that they are in, 0 for none.
+    shape: AtomicU64,
     in_place: [Pair; IN_PLACE],
-    /// The number of a spill table; 0: none.
-    spill: AtomicUsize,
 }
 
 /// A longer table. Never freed: it goes from gate to gate.
@@ -229,33 +228,36 @@ impl Gate {
 impl Table {
     fn new() -> Self {
         Self {
-            len: AtomicUsize::new(0),
+            shape: AtomicU64::new(0),
             in_place: std::array::from_fn(|_| Pair::new()),
-            spill: AtomicUsize::new(0),
         }
     }
 
     fn fill(&self, ranges: &[PageRange]) {
-        let pairs = if ranges.len() <= IN_PLACE {
+        let (pairs, number) = if ranges.len() <= IN_PLACE {
             self.give_back();
-            &self.in_place[..]
+            (&self.in_place[..], 0)
         } else {
-            self.spill_for(ranges.len()).pairs()
+            let spill = self.spill_for(ranges.len());
+            (spill.pairs(), spill.number)
         };
         for (pair, range) in pairs.iter().zip(ranges) {
-            // Pair with the Acquire loads in `Pair::get`.
+            // Pair with the Acquire loads in `overlaps`.
             pair.start.store(range.start(), ENTRY_STORED);
             pair.end.store(range.end(), ENTRY_STORED);
         }
-        self.len.store(ranges.len(), ENTRY_STORED);
+        self.shape
+            .store((number as u64) << 32 | ranges.len() as u64, ENTRY_STORED);
     }
 
     fn overlaps(&self, range: PageRange) -> bool {
-        // Pairs with the Release store in `fill`.
-        let len = self.len.load(ENTRY_SEEN);
-        let pairs = match self.spill() {
-            Some(spill) if len > IN_PLACE => spill.pairs(),
-            _ => &self.in_place[..],
+        // Pairs with the Release stores in `fill` and `give_back`: who misses a spill table, because it
+        // has been given back, sees that the word has moved away from this table.
+        let shape = self.shape.load(ENTRY_SEEN);
+        let len = shape as u32 as usize;
+        let pairs = match spill(shape) {
+            Some(spill) => spill.pairs(),
+            None => &self.in_place[..],
         };
         // What is read here may be half of one filling and half of another; then `Gate::overlaps`
         // throws the answer away. It must only not be out of bounds.
@@ -267,19 +269,10 @@ impl Table {
             .is_some_and(|pair| pair.start.load(ENTRY_SEEN) < range.end())
     }
 
-    fn spill(&self) -> Option<&'static Spill> {
-        let spills: &'static Spills = &SPILLS;
-        // Pairs with the Release store in `give_back`: who misses the spill table, because it has been
-        // given back, sees that the word has moved away from this table.
-        match self.spill.load(ENTRY_SEEN) {
-            0 => None,
-            number => spills.get(number - 1),
-        }
-    }
-
     /// A spill table for `len` ranges: the one at hand, one that is idle, or a new one.
     fn spill_for(&self, len: usize) -> &'static Spill {
-        if let Some(spill) = self.spill().filter(|s| s.pairs().len() >= len) {
+        let held = spill(self.shape.load(Relaxed));
+        if let Some(spill) = held.filter(|s| s.pairs().len() >= len) {
             return spill;
         }
         self.give_back();
@@ -288,7 +281,7 @@ impl Table {
             let fit = idle.iter().position(|spill| spill.pairs().len() >= len);
             fit.map(|at| idle.swap_remove(at))
         };
-        let spill = idle.unwrap_or_else(|| {
+        idle.unwrap_or_else(|| {
             let spills: &'static Spills = &SPILLS;
             let spill = spills.push(|index| Spill {
                 pairs: OnceLock::new(),
@@ -299,16 +292,23 @@ impl Table {
                 .pairs
                 .get_or_init(|| (0..room).map(|_| Pair::new()).collect());
             spill
-        });
-        self.spill.store(spill.number, ENTRY_STORED);
-        spill
+        })
     }
 
+    /// Empties the table, and lets others have its spill table.
     fn give_back(&self) {
-        if let Some(spill) = self.spill() {
-            self.spill.store(0, ENTRY_STORED);
+        if let Some(spill) = spill(self.shape.load(Relaxed)) {
+            self.shape.store(0, ENTRY_STORED);
             IDLE.lock().push(spill);
         }
+    }
+}
+
+fn spill(shape: u64) -> Option<&'static Spill> {
+    let spills: &'static Spills = &SPILLS;
+    match shape >> 32 {
+        0 => None,
+        number => spills.get(number as usize - 1),
     }
 }
 

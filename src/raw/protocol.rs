@@ -51,8 +51,9 @@ use crate::raw::gate::Look;
 use crate::raw::queue::{BreakState, Entry, PinState, Ranges, Wakes, What};
 use crate::raw::record::{Inner, Record};
 use crate::raw::slots::{self, Slot};
+use crate::raw::wait::{Bell, Rope, Via};
 use crate::raw::{barrier, scan};
-use crate::sync::{Event, EventListener, thread_cell};
+use crate::sync::thread_cell;
 
 /// Why a pin was not granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +222,9 @@ impl Record {
             return;
         }
         let mut wakes = Wakes::default();
-        let mut inner = self.inner.lock();
+        let Some(mut inner) = self.lock_to_drop() else {
+            return;
+        };
         inner.queue.released(self.number, &range, &mut wakes);
         let map = inner.queue.take_idle_map();
         if map.is_some() {
@@ -231,7 +234,11 @@ impl Record {
         wakes.wake();
         // The abandoned map goes with its last pin (I9); its drop is the engine's code, so behind the
         // lock.
-        drop(map);
+        if !self.is_forked() {
+            drop(map);
+        } else {
+            std::mem::forget(map);
+        }
     }
 
     /// Whether somebody waits for the pages of a pin.
@@ -266,7 +273,7 @@ impl Record {
                 location,
                 state: PinState::Waiting,
             },
-            event: Event::new(),
+            bell: Bell::default(),
             since: None,
         });
         Ok(Ticket::Waiting(id))
@@ -277,8 +284,9 @@ impl Record {
     pub(crate) fn poll_pin(
         &'static self,
         id: u64,
-        listener: &mut Option<EventListener>,
+        via: Via<'_>,
     ) -> Option<Result<&'static Slot, Shut>> {
+        let mut rope = Rope::from(via);
         let mut inner = self.inner.lock();
         let Some(entry) = inner.queue.get(id) else {
             return Some(Err(Shut));
@@ -288,13 +296,15 @@ impl Record {
                 PinState::Granted(slot) => Ok(*slot),
                 PinState::Refused => Err(Shut),
                 PinState::Waiting => {
-                    listener.get_or_insert_with(|| entry.event.listen());
+                    entry.bell.hang(&mut rope);
                     return None;
                 }
             },
             _ => Err(Shut),
         };
-        inner.queue.remove(id);
+        let removed = inner.queue.remove(id);
+        drop(inner);
+        drop(removed);
         Some(answer)
     }
 
@@ -302,7 +312,9 @@ impl Record {
     /// not fetched is given back (I8).
     pub(crate) fn cancel_pin(&'static self, id: u64) {
         let mut wakes = Wakes::default();
-        let mut inner = self.inner.lock();
+        let Some(mut inner) = self.lock_to_drop() else {
+            return;
+        };
         let removed = inner.queue.remove(id);
         if let Some((_, at)) = removed {
             inner.queue.settle(self.number, at, &mut wakes);
@@ -354,7 +366,7 @@ impl Record {
             id,
             ranges,
             what,
-            event: Event::new(),
+            bell: Bell::default(),
             since: None,
         });
         let needs = inner.mode.begin_break();
@@ -386,11 +398,8 @@ impl Record {
     }
 
     /// Whether the break has its proof or was refused; else leaves a listener.
-    pub(crate) fn poll_break(
-        &'static self,
-        id: u64,
-        listener: &mut Option<EventListener>,
-    ) -> Option<Result<(), Shut>> {
+    pub(crate) fn poll_break(&'static self, id: u64, via: Via<'_>) -> Option<Result<(), Shut>> {
+        let mut rope = Rope::from(via);
         let mut inner = self.inner.lock();
         let Some(entry) = inner.queue.get(id) else {
             return Some(Err(Shut));
@@ -398,11 +407,13 @@ impl Record {
         match entry.what {
             What::Break(BreakState::Drained) | What::Close(BreakState::Drained) => Some(Ok(())),
             What::Break(BreakState::Refused) => {
-                inner.queue.remove(id);
+                let removed = inner.queue.remove(id);
+                drop(inner);
+                drop(removed);
                 Some(Err(Shut))
             }
             _ => {
-                listener.get_or_insert_with(|| entry.event.listen());
+                entry.bell.hang(&mut rope);
                 None
             }
         }
@@ -411,13 +422,17 @@ impl Record {
     /// Takes a break out of the queue, wherever it stands, and lets on who waited for it (I5, I8).
     pub(crate) fn reopen(&'static self, id: u64) {
         let mut wakes = Wakes::default();
-        let mut inner = self.inner.lock();
-        if let Some((_, at)) = inner.queue.remove(id) {
+        let Some(mut inner) = self.lock_to_drop() else {
+            return;
+        };
+        let removed = inner.queue.remove(id);
+        if let Some((_, at)) = removed {
             // First those who waited, then everybody: a pinner with a ticket goes before one without.
             inner.queue.settle(self.number, at, &mut wakes);
             self.publish_gate(&mut inner);
         }
         drop(inner);
+        drop(removed);
         wakes.wake();
     }
 
@@ -441,8 +456,16 @@ impl Record {
             return Ok(id);
         }
         let holders = self.list(&inner, ranges.as_slice());
-        inner.breaks -= 1;
         inner.waited -= 1;
+        if holders.is_empty() {
+            // Whoever was in the way has gone meanwhile: this second scan is as good as the first.
+            if let Some(entry) = inner.queue.get(id) {
+                entry.set_drained();
+            }
+            return Ok(id);
+        }
+        inner.breaks -= 1;
+        // Nobody has waited for it: there is no waker in it.
         inner.queue.remove(id);
         self.publish_gate(&mut inner);
         Err(TryBreakError::Busy(holders))
@@ -459,7 +482,7 @@ impl Record {
                 id: new,
                 ranges: second,
                 what: What::Break(BreakState::Drained),
-                event: Event::new(),
+                bell: Bell::default(),
                 since: None,
             },
         );
@@ -493,9 +516,15 @@ impl Record {
     /// what `map` yields with it (I9).
     pub(crate) fn abandon(&'static self, map: impl FnOnce() -> Box<dyn Any + Send>) -> bool {
         let all = [PageRange::ALL];
+        if self.is_forked() {
+            // The map and whatever it names are the parent's.
+            std::mem::forget(map());
+            return false;
+        }
+        let forgotten;
         let mut inner = self.inner.lock();
         // Whoever is still in the queue was forgotten: the guard's borrow is over.
-        inner.queue.clear();
+        forgotten = inner.queue.take();
         // No barrier yet: nobody pins any more, and whoever still unpins is seen by this scan as a
         // holder at worst.
         if scan::count(self.number, &all) == 0 {
@@ -524,9 +553,11 @@ impl Record {
                         remaining,
                         map: map(),
                     },
-                    event: Event::new(),
+                    bell: Bell::default(),
                     since: None,
                 });
+                drop(inner);
+                drop(forgotten);
                 false
             }
         }

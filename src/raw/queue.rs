@@ -29,7 +29,7 @@ use std::time::Instant;
 use crate::range::PageRange;
 use crate::raw::scan;
 use crate::raw::slots::{self, Slot};
-use crate::sync::Event;
+use crate::raw::wait::Bell;
 
 /// The ranges of one break: in order, and apart from each other.
 #[derive(Clone)]
@@ -90,8 +90,8 @@ pub(crate) struct Entry {
     pub(crate) id: u64,
     pub(crate) ranges: Ranges,
     pub(crate) what: What,
-    /// Notified once, when the entry has become what it waited to be.
-    pub(crate) event: Event,
+    /// Rung once, when the entry has become what it waited to be.
+    pub(crate) bell: Bell,
     /// When a break found that it had to wait.
     pub(crate) since: Option<Instant>,
 }
@@ -133,11 +133,20 @@ pub(crate) enum BreakState {
 }
 
 impl Entry {
-    /// Whether it keeps later entries that overlap it waiting.
+    /// Whether it keeps later breaks that overlap it waiting. A closing does not: behind it there is
+    /// nothing but other closings, which want the same.
     fn blocks_breaks(&self) -> bool {
         match &self.what {
             What::Pin { state, .. } => matches!(state, PinState::Waiting),
+            What::Close(_) => false,
             _ => self.closes(),
+        }
+    }
+
+    /// Nothing is left that it would have to wait for.
+    pub(crate) fn set_drained(&mut self) {
+        if let What::Break(state) | What::Close(state) = &mut self.what {
+            *state = BreakState::Drained;
         }
     }
 
@@ -186,21 +195,21 @@ pub(crate) struct Queue {
 /// Those to be woken once the lock is released.
 #[derive(Default)]
 pub(crate) struct Wakes {
-    first: Option<Event>,
-    more: Vec<Event>,
+    first: Option<Bell>,
+    more: Vec<Bell>,
 }
 
 impl Wakes {
-    fn add(&mut self, event: Event) {
+    fn add(&mut self, bell: Bell) {
         match self.first {
-            None => self.first = Some(event),
-            Some(_) => self.more.push(event),
+            None => self.first = Some(bell),
+            Some(_) => self.more.push(bell),
         }
     }
 
     pub(crate) fn wake(self) {
-        for event in self.first.into_iter().chain(self.more) {
-            event.notify(1);
+        for bell in self.first.into_iter().chain(self.more) {
+            bell.ring();
         }
     }
 }
@@ -218,15 +227,16 @@ impl Queue {
         self.entries.iter_mut().find(|e| e.id == id)
     }
 
-    /// Takes an entry out, and tells the place from which the rest must be settled.
+    /// Takes an entry out, and tells the place from which the rest must be settled. The entry is to be
+    /// dropped when the lock is released: it has a waker in it.
     pub(crate) fn remove(&mut self, id: u64) -> Option<(Entry, usize)> {
         let at = self.entries.iter().position(|e| e.id == id)?;
         Some((self.entries.remove(at), at))
     }
 
-    /// Takes everything out.
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
+    /// Takes everything out, to be dropped when the lock is released.
+    pub(crate) fn take(&mut self) -> Vec<Entry> {
+        mem::take(&mut self.entries)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -288,10 +298,10 @@ impl Queue {
                     if !blocked {
                         // Still under the lock: a break that has to wait for this pin scans later,
                         // and sees it (I5).
-                        let slot = slots::publish(record, *range, location);
+                        let slot = slots::publish_for_another(record, *range, location);
                         slot.confirm();
                         *state = PinState::Granted(slot);
-                        wakes.add(mem::take(&mut entry.event));
+                        wakes.add(mem::take(&mut entry.bell));
                     }
                 }
                 What::Break(BreakState::Queued) | What::Close(BreakState::Queued) => {
@@ -340,7 +350,7 @@ impl Queue {
                 _ => false,
             };
             if refused {
-                wakes.add(mem::take(&mut entry.event));
+                wakes.add(mem::take(&mut entry.bell));
             }
         }
     }
@@ -385,7 +395,7 @@ impl Entry {
             What::Pin { .. } => return,
         }
         if left == 0 {
-            wakes.add(mem::take(&mut self.event));
+            wakes.add(mem::take(&mut self.bell));
         }
     }
 }

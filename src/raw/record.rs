@@ -5,7 +5,6 @@
 //! in a table that never moves, 192 bytes each, and are recycled when neither a guard nor a pin is left
 //! (I9). What happens to a record is told in [`protocol`](crate::raw::protocol).
 
-
 use crate::holders::{Holder, HolderKind};
 use crate::range::PageRange;
 use crate::raw::adapt::{Barrier, Mode};
@@ -13,7 +12,7 @@ use crate::raw::arena::Arena;
 use crate::raw::gate::Gate;
 use crate::raw::queue::Queue;
 use crate::raw::{scan, slots};
-use crate::sync::{Mutex, process_static};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, process_static};
 
 /// One mapping: its gate and its queue. Lives for ever and is recycled, so that a pin can outlive its
 /// guard (I9).
@@ -23,6 +22,8 @@ pub(crate) struct Record {
     pub(super) inner: Mutex<Inner>,
     /// What this record's pins carry in their slots; never 0.
     pub(super) number: u32,
+    /// The process that the present guard was made in.
+    process: AtomicU64,
 }
 
 pub(super) struct Inner {
@@ -34,6 +35,9 @@ pub(super) struct Inner {
     pub(super) breaks: u64,
     pub(super) waited: u64,
 }
+
+#[cfg(not(lease_loom))]
+const _: () = assert!(size_of::<Record>() <= 192);
 
 /// Counts of one mapping.
 pub(crate) struct Counts {
@@ -78,11 +82,11 @@ impl Record {
     pub(crate) fn obtain(barrier: Barrier) -> &'static Record {
         let mode = Mode::new(barrier);
         let idle = IDLE.lock().pop();
-        match idle {
+        let record: &'static Record = match idle {
             Some(record) => {
                 let mut inner = record.inner.lock();
                 *inner = Inner::new(mode, inner.clock);
-                record.gate.reset(mode.fenced);
+                drop(inner);
                 record
             }
             None => {
@@ -91,12 +95,34 @@ impl Record {
                     gate: Gate::new(true),
                     inner: Mutex::new(Inner::new(mode, 0)),
                     number: u32::try_from(index + 1).unwrap_or(u32::MAX),
+                    process: AtomicU64::new(0),
                 });
                 // Made with the whole chunk, perhaps for a guard with another mode.
                 record.inner.lock().mode = mode;
-                record.gate.reset(mode.fenced);
                 record
             }
+        };
+        record.gate.reset(mode.fenced);
+        // Orders nothing: it is read by who has the guard, or a pin of it.
+        record
+            .process
+            .store(u64::from(std::process::id()), Ordering::Relaxed);
+        record
+    }
+
+    /// Whether this is a forked child of the process in which the guard was made. There the guard's map is
+    /// the parent's, and a lock that another thread held at the fork is never released.
+    pub(super) fn is_forked(&self) -> bool {
+        self.process.load(Ordering::Relaxed) != u64::from(std::process::id())
+    }
+
+    /// The lock, for what a drop does; `None` where it would never be had, and nobody would miss it.
+    pub(super) fn lock_to_drop(&self) -> Option<MutexGuard<'_, Inner>> {
+        // Asking for the process is a system call: only if the lock is taken.
+        match self.inner.try_lock() {
+            Some(inner) => Some(inner),
+            None if self.is_forked() => None,
+            None => Some(self.inner.lock()),
         }
     }
 

@@ -34,6 +34,7 @@
 //!   [`Slot::snapshot`].
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::panic::Location;
 use std::thread::ThreadId;
 
@@ -47,9 +48,8 @@ use crate::sync::{
 /// blocks and growth are the common case.
 pub(crate) const SLOTS: usize = if cfg!(lease_loom) { 2 } else { 63 };
 
-/// How many other blocks of its own a thread looks through for a free slot before it takes a new
-/// block: bounds the cost of a pin when nearly everything is in flight.
-const SWEEP: usize = 4;
+/// How many blocks of the pool a thread looks at before it takes a new one.
+const POOL_LOOKS: usize = 4;
 
 /// The slot has been looked at by a breaker of its mapping since it was filled.
 const SEEN: u64 = 1 << 32;
@@ -178,17 +178,23 @@ impl Slot {
             PageRange::new(start, end).ok().filter(|r| wanted(*r))
         };
         // Pairs with the Release stores in `fill` (we see its range) and in `clear` (I7).
-        let first = self.owner.load(OWNER_SEEN);
-        if first as u32 != record {
+        let mut owner = self.owner.load(OWNER_SEEN);
+        if owner as u32 != record {
             return None;
         }
         read()?;
-        if first & SEEN == 0 {
-            // On success as on failure this is a read like the first one. The store part orders
-            // nothing: only breakers under the record's lock look at the mark.
-            self.owner
-                .compare_exchange(first, first | SEEN, OWNER_SEEN, OWNER_SEEN)
-                .ok();
+        // On success as on failure this is a read like the first one. The store part orders nothing:
+        // only breakers under the record's lock look at the mark. It fails for a pin that is still there
+        // only where its pinner has just confirmed it, which it does once.
+        while owner & SEEN == 0 {
+            match self
+                .owner
+                .compare_exchange(owner, owner | SEEN, OWNER_SEEN, OWNER_SEEN)
+            {
+                Ok(_) => break,
+                Err(now) if now as u32 == record => owner = now,
+                Err(_) => return None,
+            }
         }
         let range = read()?;
         let location = self.location.load();
@@ -238,7 +244,8 @@ const RANGE_SEEN: Ordering = if cfg!(lease_mutant = "scan_range_relaxed") {
 pub(crate) struct Block {
     /// One more than the highest slot that may be in use.
     used: AtomicU64,
-    /// Bit n: slot n was already pinned when the present owner adopted the block.
+    /// Bit n: the pin in slot n is not, or not surely, of the block's present thread: it was there when
+    /// that adopted the block, or was granted to somebody who waited.
     foreign: AtomicU64,
     thread: AtomicCell<Option<ThreadId>>,
     _room: u64,
@@ -296,6 +303,12 @@ impl Block {
         Some(n)
     }
 
+    /// Slot `n` holds a pin that is not of the block's thread.
+    fn mark_foreign(&self, n: usize) {
+        let foreign = self.foreign.load(Ordering::Relaxed);
+        self.foreign.store(foreign | 1 << n, Ordering::Relaxed);
+    }
+
     fn adopt(&self) {
         let busy = (0..SLOTS).filter(|&n| !self.slots[n].is_free());
         let foreign = busy.fold(0, |mask, n| mask | 1 << n);
@@ -313,7 +326,7 @@ process_static! {
 
 process_static! {
     /// Blocks without a thread. Who holds the lock may fill slots of a block that is in here.
-    static POOL: Mutex<Vec<&'static Block>> = Mutex::new(Vec::new());
+    static POOL: Mutex<VecDeque<&'static Block>> = Mutex::new(VecDeque::new());
 }
 
 thread_cell! {
@@ -322,40 +335,52 @@ thread_cell! {
 }
 
 thread_owned! {
-    static OWNED: RefCell<Owned> = RefCell::new(Owned { blocks: Vec::new(), block: 0, slot: 0 });
+    static OWNED: RefCell<Owned> = RefCell::new(Owned::NONE);
 }
 
 /// The blocks of one thread, and where it last found a free slot.
+///
+/// When all of them are full, finding that out costs a look at every slot. So a thread that has found it
+/// out takes the next few blocks without looking, a quarter as many as it has: then a pin costs a constant
+/// number of looks on average, and at most a fifth of a thread's slots are more than it ever needed.
 struct Owned {
     blocks: Vec<&'static Block>,
     block: usize,
     slot: usize,
+    /// Blocks to take before all are looked through again.
+    fresh: usize,
+    /// The process in which the first was taken.
+    process: u32,
 }
 
 impl Owned {
+    const NONE: Owned = Owned {
+        blocks: Vec::new(),
+        block: 0,
+        slot: 0,
+        fresh: 0,
+        process: 0,
+    };
+
     fn find_free(&mut self) -> &'static Slot {
         let own = self.blocks.len();
-        for step in 0..own.min(1 + SWEEP) {
+        let near = if self.fresh > 0 { own.min(2) } else { own };
+        for step in 0..near {
             let at = (self.block + step) % own;
             let from = if step == 0 { self.slot } else { 0 };
             if let Some(slot) = self.take(at, from) {
                 return slot;
             }
         }
-        // Nothing near: a block that an exited thread left behind, if it has room, or a new one.
-        let pooled = {
-            let mut pool = POOL.lock();
-            let room = pool
-                .iter()
-                .rev()
-                .take(SWEEP)
-                .position(|b| b.find_free(0).is_some());
-            room.map(|back| {
-                let at = pool.len() - 1 - back;
-                pool.swap_remove(at)
-            })
+        self.fresh = match self.fresh {
+            0 => own / 4,
+            left => left - 1,
         };
-        let block = pooled.unwrap_or_else(|| BLOCKS.push(|_| Block::new()));
+        if own == 0 {
+            self.process = std::process::id();
+        }
+        // A block that an exited thread left behind, if one has room, or a new one.
+        let block = adoptable().unwrap_or_else(|| BLOCKS.push(|_| Block::new()));
         block.adopt();
         self.blocks.push(block);
         match self.take(own, 0) {
@@ -372,6 +397,20 @@ impl Owned {
     }
 }
 
+/// Takes a block with a free slot out of the pool. Those that are full go to the back, so that the next
+/// looks are at others.
+fn adoptable() -> Option<&'static Block> {
+    let mut pool = POOL.lock();
+    for _ in 0..POOL_LOOKS {
+        let block = pool.pop_front()?;
+        if block.find_free(0).is_some() {
+            return Some(block);
+        }
+        pool.push_back(block);
+    }
+    None
+}
+
 impl Owned {
     /// Gives the blocks to whoever needs some.
     fn leave(&mut self) {
@@ -380,10 +419,15 @@ impl Owned {
         if self.blocks.is_empty() {
             return;
         }
-        let mut pool = POOL.lock();
+        let mut pool = match POOL.try_lock() {
+            Some(pool) => pool,
+            // In a forked child, whoever had the lock is not there to release it.
+            None if self.process != std::process::id() => return,
+            None => POOL.lock(),
+        };
         for block in self.blocks.drain(..) {
             block.thread.store(None);
-            pool.push(block);
+            pool.push_back(block);
         }
     }
 }
@@ -448,11 +492,33 @@ fn publish_in_pool(
         .find_map(|block| Some((*block, block.find_free(0)?)));
     let (block, n) = found.unwrap_or_else(|| {
         let block = BLOCKS.push(|_| Block::new());
-        pool.push(block);
+        pool.push_back(block);
         block.find_free(0).map_or((block, 0), |n| (block, n))
     });
     let slot = &block.slots[n];
     slot.fill(record, range, location);
+    slot
+}
+
+/// [`publish`], for somebody who waits: the pin is not this thread's.
+pub(crate) fn publish_for_another(
+    record: u32,
+    range: PageRange,
+    location: &'static Location<'static>,
+) -> &'static Slot {
+    // The thread's own way of finding a slot, and away from it again: before the thread fills the slot
+    // for itself, it must come by `find_free`, which takes the mark off.
+    NEXT.try_with(|next| next.set(None)).ok();
+    let slot = publish_elsewhere(record, range, location);
+    NEXT.try_with(|next| next.set(None)).ok();
+    OWNED
+        .try_with(|owned| {
+            let owned = owned.borrow();
+            if let Some(block) = owned.blocks.get(owned.block) {
+                block.mark_foreign(owned.slot);
+            }
+        })
+        .ok();
     slot
 }
 

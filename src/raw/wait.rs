@@ -1,48 +1,91 @@
 //! Two ways to wait for one thing: a future and a blocking call over the same state machine.
 //!
-//! Every waitable is a state machine whose [`step`](Step::step) either ends or leaves a listener behind,
-//! registered under the lock under which the state changes. So there is no window between looking and
-//! listening (I6), and each waiter has an event of its own: a wake cannot be eaten by another waiter,
-//! and dropping one has none to pass on (I8).
+//! Every waitable is a state machine whose [`step`](Step::step) either ends or leaves word with its entry
+//! in the queue how its waiter is to be woken, under the lock under which the entry changes. So there is
+//! no window between looking and listening (I6). Each entry has an event and a waker of its own: a wake
+//! cannot be eaten by another waiter, and dropping one has none to pass on (I8).
+//!
+//! Wakers are other people's code, which may drop or run the task on the spot, and the task may hold
+//! pins and breaks. So nothing of theirs is called or dropped under a lock, neither one of ours nor one of
+//! the event's; a task's waker is therefore kept beside the event, not in it.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::sync::{EventListener, Listener};
+use crate::sync::{Event, EventListener, Listener};
+
+/// How the waiter of a step is to be woken.
+pub(crate) enum Via<'a> {
+    Task(&'a Waker),
+    /// Blocks on the listener that is left here.
+    Thread(&'a mut Option<EventListener>),
+    /// Only looks. What an earlier step has left stays.
+    Nobody,
+}
 
 /// A state machine that can be waited for.
 pub(crate) trait Step {
     type Output;
 
-    /// Goes as far as it can. `Pending` means that [`listener`](Self::listener) holds a listener that
-    /// is notified when it can go further.
-    fn step(&mut self) -> Poll<Self::Output>;
+    /// Goes as far as it can. `Pending` means that word has been left how to wake the waiter.
+    fn step(&mut self, via: Via<'_>) -> Poll<Self::Output>;
+}
 
-    fn listener(&mut self) -> &mut Option<EventListener>;
+/// Where an entry of the queue is told how its waiter is to be woken.
+#[derive(Default)]
+pub(crate) struct Bell {
+    event: Event,
+    task: Option<Waker>,
+}
+
+/// What [`Bell::hang`] needs, made before the lock is taken; dropped when it is released again, with
+/// whatever it has replaced.
+pub(crate) enum Rope<'a> {
+    Task(Option<Waker>),
+    Thread(&'a mut Option<EventListener>),
+    Nobody,
+}
+
+impl<'a> From<Via<'a>> for Rope<'a> {
+    fn from(via: Via<'a>) -> Self {
+        match via {
+            Via::Task(waker) => Rope::Task(Some(waker.clone())),
+            Via::Thread(listener) => Rope::Thread(listener),
+            Via::Nobody => Rope::Nobody,
+        }
+    }
+}
+
+impl Bell {
+    /// Leaves word how to wake the waiter. Under the lock.
+    pub(crate) fn hang(&mut self, rope: &mut Rope<'_>) {
+        match rope {
+            Rope::Task(waker) => std::mem::swap(&mut self.task, waker),
+            Rope::Thread(listener) => **listener = Some(self.event.listen()),
+            Rope::Nobody => {}
+        }
+    }
+
+    /// Wakes the waiter. Not under a lock.
+    pub(crate) fn ring(self) {
+        self.event.notify(usize::MAX);
+        if let Some(waker) = self.task {
+            waker.wake();
+        }
+    }
 }
 
 pub(crate) fn poll<S: Step>(waitable: &mut S, cx: &mut Context<'_>) -> Poll<S::Output> {
-    loop {
-        if let Poll::Ready(output) = waitable.step() {
-            *waitable.listener() = None;
-            return Poll::Ready(output);
-        }
-        if let Some(listener) = waitable.listener() {
-            if Pin::new(listener).poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-        }
-        *waitable.listener() = None;
-    }
+    waitable.step(Via::Task(cx.waker()))
 }
 
 pub(crate) fn block<S: Step>(mut waitable: S) -> S::Output {
     loop {
-        if let Poll::Ready(output) = waitable.step() {
+        let mut listener = None;
+        if let Poll::Ready(output) = waitable.step(Via::Thread(&mut listener)) {
             return output;
         }
-        if let Some(listener) = waitable.listener().take() {
+        if let Some(listener) = listener {
             listener.wait();
         }
     }
@@ -51,18 +94,14 @@ pub(crate) fn block<S: Step>(mut waitable: S) -> S::Output {
 /// `None`: still waiting.
 pub(crate) fn block_until<S: Step>(waitable: &mut S, deadline: Instant) -> Option<S::Output> {
     loop {
-        if let Poll::Ready(output) = waitable.step() {
-            *waitable.listener() = None;
+        let mut listener = None;
+        if let Poll::Ready(output) = waitable.step(Via::Thread(&mut listener)) {
             return Some(output);
         }
-        let listener = waitable.listener().take()?;
-        if listener.wait_deadline(deadline).is_none() {
+        if listener?.wait_deadline(deadline).is_none() {
             // A last look: what we waited for may have come just now.
-            return match waitable.step() {
-                Poll::Ready(output) => {
-                    *waitable.listener() = None;
-                    Some(output)
-                }
+            return match waitable.step(Via::Nobody) {
+                Poll::Ready(output) => Some(output),
                 Poll::Pending => None,
             };
         }

@@ -3,13 +3,11 @@
 //!
 //! Statics and thread locals are loom's, so every explored execution starts with a fresh process.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
+pub(crate) use loom::sync::MutexGuard;
 pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use std::sync::atomic::compiler_fence;
 
@@ -46,10 +44,6 @@ struct Bell {
 }
 
 impl Event {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
     pub(crate) fn listen(&self) -> EventListener {
         EventListener(Arc::clone(&self.0))
     }
@@ -86,18 +80,6 @@ impl Listener for EventListener {
     /// There is no clock in a model: the deadline has always come, unless the bell has rung before.
     fn wait_deadline(self, _deadline: Instant) -> Option<()> {
         self.0.rung.lock().ok().filter(|rung| **rung).map(drop)
-    }
-}
-
-impl Future for EventListener {
-    type Output = ();
-
-    /// Models poll a future once, or block; none polls to the end.
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<()> {
-        match self.0.rung.lock() {
-            Ok(rung) if !*rung => Poll::Pending,
-            _ => Poll::Ready(()),
-        }
     }
 }
 
