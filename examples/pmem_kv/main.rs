@@ -1,0 +1,331 @@
+//! `pmem_kv`: a small key-value store in a memory-mapped pool file, whose every free goes through
+//! `break_layouts`. The main example of the crate `layout-lease`.
+//!
+//! ```text
+//! cargo run --release --example pmem_kv            the demo: real files, readers, writers, a compactor
+//! cargo run --release --example pmem_kv -- --help  everything else
+//! ```
+//!
+//! Start reading at [`store`]: its head has the map of the files.
+//!
+//! # Limits
+//!
+//! - Keys have 1 to 1,024 bytes, values up to 256 MiB; each record takes whole pages of 4 KiB in one
+//!   piece, a pool up to 16 TiB. Opening a pool reads and verifies all of it.
+//! - The index is in memory. One process writes a pool, or several read it; that is by `flock`, so
+//!   only those are kept out who ask.
+//! - `put`, `del` and `compact` wait for the readers of what they free. A thread that puts or deletes a
+//!   key while it holds a value of that key waits for itself.
+//! - An I/O error on a page of the mapping, or another process that truncates the file, is a SIGBUS, as
+//!   with every memory mapping.
+//! - A damaged record keeps its pages until its key is put or deleted again.
+//!
+//! # Exit status
+//!
+//! 0: done. 1: an error, or `check` or the demo found something wrong. 2: wrong usage. 3: there is no
+//! such key.
+
+mod demo;
+mod report;
+mod store;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::demo::Demo;
+use crate::report::{bytes, chain, findings, key, parse_bytes};
+use crate::store::compact::Effort;
+use crate::store::error::StoreError;
+use crate::store::media::{FileMedia, Media, VolatileMedia};
+use crate::store::{Access, Store};
+
+/// The pool file of every command but `demo`, unless `--pool` names another.
+const POOL: &str = "pmem_kv.pool";
+
+/// A small key-value store in a memory-mapped pool file, whose every free goes through
+/// `break_layouts`: readers get values in place, and what they hold is not freed, moved or cut off.
+///
+/// Without a command it runs the demo.
+#[derive(Debug, Parser)]
+#[command(name = "pmem_kv", version, after_help = AFTER_HELP)]
+struct Cli {
+    /// The pool file [default: pmem_kv.pool; the demo: a temporary one]
+    #[arg(long, global = true, value_name = "PATH")]
+    pool: Option<PathBuf>,
+
+    /// How stores become durable
+    #[arg(long, global = true, value_enum, default_value_t = Kind::Auto)]
+    media: Kind,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+Keys have 1 to 1024 bytes, values up to 256 MiB.
+Exit status: 0 done; 1 an error, or something wrong was found; 2 wrong usage; 3 no such key.";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// `file`, or `volatile` on a file system that is in memory itself
+    Auto,
+    /// An ordinary file: msync
+    File,
+    /// No flushing: survives the end of the process, not of the machine
+    Volatile,
+}
+
+impl Kind {
+    fn media(self) -> Option<Box<dyn Media>> {
+        match self {
+            Kind::Auto => None,
+            Kind::File => Some(Box::new(FileMedia)),
+            Kind::Volatile => Some(Box::new(VolatileMedia)),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set the value of a key; makes the pool if there is none
+    Put {
+        /// 1 to 1024 bytes
+        key: OsString,
+        /// The file to read the value from [default: standard input]
+        file: Option<PathBuf>,
+        /// The size a new pool may grow to, in bytes, or with K, M, G, T
+        #[arg(long, value_parser = parse_bytes, default_value = "1G")]
+        capacity: u64,
+    },
+    /// Write the value of a key to standard output
+    Get {
+        /// The key, as it was put
+        key: OsString,
+        /// Write it to this file instead
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+    },
+    /// Remove a key
+    Del {
+        /// The key, as it was put
+        key: OsString,
+    },
+    /// List the keys that start with a prefix, in order
+    Scan {
+        /// What the keys start with [default: all of them]
+        #[arg(hide_default_value = true, default_value = "")]
+        prefix: OsString,
+        /// Also the length of the value and the pages of the record
+        #[arg(long, short)]
+        long: bool,
+    },
+    /// Move records to the front of the file and cut its end off
+    Compact {
+        /// Only move what fits into the holes; do not close holes that are too small
+        #[arg(long)]
+        fit: bool,
+    },
+    /// Show the numbers of a pool
+    Stat,
+    /// Verify every record of a pool, without changing a byte; say what is wrong and where
+    Check,
+    /// Load real files, then read, overwrite, delete, compact and verify, all at the same time
+    Demo(DemoArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+struct DemoArgs {
+    /// The directory tree to load [default: the checkout this was built from, or the current one]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// How long to run after loading
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Threads that read and verify
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=64))]
+    readers: u64,
+    /// Threads that overwrite, delete and put again
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
+    writers: u64,
+}
+
+/// What `main` ends with.
+enum Failure {
+    Store(StoreError),
+    Io(String, io::Error),
+    /// Already said, or nothing to say.
+    Exit(u8),
+}
+
+impl From<StoreError> for Failure {
+    fn from(e: StoreError) -> Failure {
+        Failure::Store(e)
+    }
+}
+
+fn main() -> ExitCode {
+    let failure = match run(Cli::parse()) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failure) => failure,
+    };
+    match failure {
+        Failure::Exit(code) => return code.into(),
+        // Whoever reads our output has had enough: `scan | head`.
+        Failure::Io(_, e) if e.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
+        Failure::Io(what, e) => eprintln!("error: {what}: {e}"),
+        Failure::Store(e) => eprintln!("error: {}", chain(&e)),
+    }
+    ExitCode::FAILURE
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let media = || cli.media.media();
+    let command = cli.command.unwrap_or_else(|| {
+        let alone = Cli::parse_from(["pmem_kv", "demo"]).command;
+        alone.expect("`demo` is a command")
+    });
+    if let Command::Demo(args) = command {
+        let demo = Demo {
+            pool: cli.pool,
+            media: cli.media,
+            dir: args.dir,
+            seconds: args.seconds,
+            readers: args.readers as usize,
+            writers: args.writers as usize,
+        };
+        return demo.run();
+    }
+    let path = cli.pool.unwrap_or_else(|| POOL.into());
+    let open = |access| -> Result<Store, Failure> {
+        let store = Store::open(&path, access, media())?;
+        for finding in findings(&store) {
+            eprintln!("warning: {finding}");
+        }
+        Ok(store)
+    };
+    match command {
+        Command::Put {
+            key: name,
+            file,
+            capacity,
+        } => {
+            let value = match file {
+                Some(file) => fs::read(&file).map_err(at(&file))?,
+                None => {
+                    let mut value = Vec::new();
+                    let read = io::stdin().read_to_end(&mut value);
+                    read.map_err(at(Path::new("standard input")))?;
+                    value
+                }
+            };
+            let store = match open(Access::Write) {
+                Err(Failure::Store(StoreError::NoPool { .. })) => {
+                    Store::create(&path, capacity, media())?
+                }
+                store => store?,
+            };
+            let replaced = store.put(name.as_encoded_bytes(), &value)?;
+            eprintln!(
+                "{} {} ({} bytes), media: {}",
+                if replaced { "replaced" } else { "put" },
+                key(name.as_encoded_bytes()),
+                value.len(),
+                store.stat()?.media
+            );
+        }
+        Command::Get { key: name, output } => {
+            let store = open(Access::Read)?;
+            let Some(value) = store.get(name.as_encoded_bytes())? else {
+                return no_such_key(&name);
+            };
+            match output {
+                Some(file) => fs::write(&file, &*value).map_err(at(&file))?,
+                None => out(&value)?,
+            }
+        }
+        Command::Del { key: name } => {
+            if !open(Access::Write)?.del(name.as_encoded_bytes())? {
+                return no_such_key(&name);
+            }
+        }
+        Command::Scan { prefix, long } => {
+            let mut text = String::new();
+            for (name, entry) in open(Access::Read)?.scan(prefix.as_encoded_bytes()) {
+                if long {
+                    let damaged = if entry.damaged { "  DAMAGED" } else { "" };
+                    let (len, extent) = (entry.value_len, entry.extent.to_string());
+                    text += &format!("{len:>10}  {extent:>15}  {}{damaged}\n", key(&name));
+                } else {
+                    text += &format!("{}\n", key(&name));
+                }
+            }
+            out(text.as_bytes())?;
+        }
+        Command::Compact { fit } => {
+            let store = open(Access::Write)?;
+            let effort = if fit { Effort::Fit } else { Effort::Pack };
+            let before = store.stat()?;
+            let done = store.compact(effort, || true)?;
+            let after = store.stat()?;
+            out(format!(
+                "moved {} records ({}); file {} -> {}, allocated {} -> {}\n",
+                done.moved,
+                bytes(done.bytes),
+                bytes(before.usage.file * store::format::PAGE),
+                bytes(after.usage.file * store::format::PAGE),
+                bytes(before.allocated),
+                bytes(after.allocated),
+            )
+            .as_bytes())?;
+        }
+        Command::Stat => {
+            let table = report::stat(&open(Access::Read)?.stat()?);
+            out(table.to_string().as_bytes())?;
+        }
+        Command::Check => {
+            let store = Store::open(&path, Access::Read, media())?;
+            let (stat, findings) = (store.stat()?, findings(&store));
+            for finding in &findings {
+                out(format!("{finding}\n").as_bytes())?;
+            }
+            out(format!(
+                "{} records with {} of keys and values, media: {}: {}\n",
+                stat.records,
+                bytes(stat.logical),
+                stat.media,
+                match findings.len() {
+                    0 => "everything is sound".to_owned(),
+                    1 => "1 finding".to_owned(),
+                    n => format!("{n} findings"),
+                }
+            )
+            .as_bytes())?;
+            if !findings.is_empty() {
+                return Err(Failure::Exit(1));
+            }
+        }
+        Command::Demo(_) => unreachable!("it was run above"),
+    }
+    Ok(())
+}
+
+fn no_such_key(name: &OsString) -> Result<(), Failure> {
+    eprintln!("there is no key {}", key(name.as_encoded_bytes()));
+    Err(Failure::Exit(3))
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> Failure {
+    let path = path.display().to_string();
+    move |e| Failure::Io(path, e)
+}
+
+fn out(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(at(Path::new("standard output")))
+}

@@ -1,0 +1,69 @@
+//! Breaking, and counting what it cost: the one place where the store waits for its readers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use layout_lease::{BreakError, Drained, LayoutGuard, PageRange};
+use parking_lot::Mutex;
+
+/// Counts of one kind of break, and how long those waited that had to.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    breaks: AtomicU64,
+    /// In nanoseconds.
+    waits: Mutex<Histogram<u64>>,
+}
+
+/// A copy of the counts, to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct WaitSummary {
+    pub(crate) breaks: u64,
+    /// Those of them that found somebody to wait for.
+    pub(crate) waited: u64,
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
+    pub(crate) max: Duration,
+}
+
+impl Waits {
+    pub(crate) fn new() -> Waits {
+        const HOUR: u64 = 3_600_000_000_000;
+        Waits {
+            breaks: AtomicU64::new(0),
+            waits: Mutex::new(Histogram::new_with_max(HOUR, 3).expect("these bounds are valid")),
+        }
+    }
+
+    /// Closes `pages`, waits until nobody holds any of them, and returns the proof.
+    ///
+    /// No lock is held while it waits.
+    pub(crate) fn drain<'g, M>(
+        &self,
+        guard: &'g LayoutGuard<M>,
+        pages: PageRange,
+    ) -> Result<Drained<'g, M>, BreakError> {
+        let breaking = guard.break_layouts(pages);
+        self.breaks.fetch_add(1, Ordering::Relaxed);
+        if breaking.is_drained() {
+            return breaking.wait();
+        }
+        let start = Instant::now();
+        let proof = breaking.wait();
+        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waits.lock().saturating_record(nanos);
+        proof
+    }
+
+    pub(crate) fn summary(&self) -> WaitSummary {
+        let waits = self.waits.lock();
+        let at = |quantile| Duration::from_nanos(waits.value_at_quantile(quantile));
+        WaitSummary {
+            breaks: self.breaks.load(Ordering::Relaxed),
+            waited: waits.len(),
+            p50: at(0.5),
+            p99: at(0.99),
+            max: Duration::from_nanos(waits.max()),
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The program `examples/pmem_kv`, from the outside: output and exit status.
+
+use std::env;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use rustix::fs::{FlockOperation, flock};
+use tempfile::TempDir;
+
+/// The program, which `cargo test` has built.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let test = env::current_exe().unwrap();
+        let profile = test.parent().and_then(Path::parent).unwrap();
+        let program = profile.join("examples/pmem_kv");
+        if !program.exists() {
+            // `cargo test --test pmem_kv_cli` builds no examples.
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--offline", "--example", "pmem_kv", "--target-dir"]);
+            cargo.arg(profile.parent().unwrap());
+            if profile.ends_with("release") {
+                cargo.arg("--release");
+            }
+            assert!(
+                cargo
+                    .current_dir(env!("CARGO_MANIFEST_DIR"))
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        }
+        assert!(program.exists(), "cargo has built no {}", program.display());
+        program
+    })
+}
+
+struct Kv {
+    folder: TempDir,
+}
+
+impl Kv {
+    fn new() -> Kv {
+        let folder = tempfile::tempdir().unwrap();
+        Kv { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn pool(&self) -> PathBuf {
+        self.path("pmem_kv.pool")
+    }
+
+    /// Runs it in the folder, where its default pool is.
+    fn run(&self, args: &[&str], input: &[u8]) -> Output {
+        let mut child = Command::new(program())
+            .args(args)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It may end without reading.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    }
+
+    /// Runs it, expects that exit status, and returns both outputs.
+    fn expect(&self, args: &[&str], input: &[u8], status: i32) -> (String, String) {
+        let output = self.run(args, input);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(status), "{args:?}\n{out}{err}");
+        (out, err)
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn values_go_in_and_come_out() {
+    let kv = Kv::new();
+    let (_, err) = kv.expect(&["put", "a/1", "--capacity", "1M"], b"one", 0);
+    assert!(err.starts_with("put a/1 (3 bytes), media: "), "{err}");
+    assert_eq!(fs::metadata(kv.pool()).unwrap().len() % 4096, 0);
+    let every: Vec<u8> = (0..100_000_u32).map(|i| (i % 251) as u8).collect();
+    fs::write(kv.path("file"), &every).unwrap();
+    kv.expect(&["put", "a/2", "file"], b"", 0);
+    let (_, err) = kv.expect(&["put", "a/1"], b"one again", 0);
+    assert!(err.starts_with("replaced a/1 (9 bytes)"), "{err}");
+    kv.expect(&["put", "b"], b"", 0);
+
+    assert_eq!(kv.run(&["get", "a/2"], b"").stdout, every);
+    kv.expect(&["get", "a/2", "-o", "copy"], b"", 0);
+    assert_eq!(fs::read(kv.path("copy")).unwrap(), every);
+    assert_eq!(kv.expect(&["scan"], b"", 0).0, "a/1\na/2\nb\n");
+    assert_eq!(kv.expect(&["scan", "a/"], b"", 0).0, "a/1\na/2\n");
+    let (long, _) = kv.expect(&["scan", "--long", "a/2"], b"", 0);
+    assert!(long.contains("100000") && long.ends_with("a/2\n"), "{long}");
+
+    kv.expect(&["del", "a/2"], b"", 0);
+    let (out, err) = kv.expect(&["get", "a/2"], b"", 3);
+    assert_eq!((&*out, &*err), ("", "there is no key a/2\n"));
+    kv.expect(&["del", "a/2"], b"", 3);
+    let (stat, _) = kv.expect(&["stat"], b"", 0);
+    for line in [
+        "media ",
+        "records             2\n",
+        "may grow to         256 pages",
+    ] {
+        assert!(stat.contains(line), "{line} in\n{stat}");
+    }
+    let (out, _) = kv.expect(&["compact"], b"", 0);
+    assert!(out.starts_with("moved "), "{out}");
+    let (out, _) = kv.expect(&["check"], b"", 0);
+    assert!(
+        out.starts_with("2 records") && out.ends_with("everything is sound\n"),
+        "{out}"
+    );
+    assert_eq!(kv.expect(&["get", "a/1"], b"", 0).0, "one again");
+}
+
+#[test]
+fn check_names_what_is_wrong_and_fails() {
+    let kv = Kv::new();
+    kv.expect(&["put", "good", "--capacity", "1M"], b"good", 0);
+    kv.expect(&["put", "rotten"], b"some value that will rot", 0);
+    let mut bytes = fs::read(kv.pool()).unwrap();
+    let at = bytes.windows(9).position(|w| w == b"will rot\0").unwrap();
+    bytes[at] ^= 1;
+    fs::write(kv.pool(), &bytes).unwrap();
+    let (out, _) = kv.expect(&["check"], b"", 1);
+    for part in [
+        "slot 1",
+        "\"rotten\"",
+        "checksum mismatch: stored 0x",
+        "1 finding",
+    ] {
+        assert!(out.contains(part), "{part} in\n{out}");
+    }
+    assert_eq!(fs::read(kv.pool()).unwrap(), bytes);
+    let (_, err) = kv.expect(&["get", "rotten"], b"", 1);
+    assert!(
+        err.contains("error: the record is damaged: slot 1"),
+        "{err}"
+    );
+    let (out, err) = kv.expect(&["get", "good"], b"", 0);
+    assert!(
+        out == "good" && err.starts_with("warning: slot 1"),
+        "{out}{err}"
+    );
+    let (out, _) = kv.expect(&["scan", "-l"], b"", 0);
+    assert!(out.contains("rotten  DAMAGED"), "{out}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_on_one_line() {
+    let kv = Kv::new();
+    let fails = |args: &[&str], input: &[u8], part: &str| {
+        let (out, err) = kv.expect(args, input, 1);
+        assert!(
+            out.is_empty() && err.starts_with("error: ") && err.contains(part),
+            "{err}"
+        );
+        assert_eq!(err.lines().count(), 1, "{err}");
+    };
+    for command in ["stat", "check", "scan", "compact"] {
+        fails(&[command], b"", "there is no pool at pmem_kv.pool");
+    }
+    assert!(!kv.pool().exists());
+    fails(&["put", "k", "nowhere"], b"", "nowhere");
+    fails(
+        &["put", "", "--capacity", "1M"],
+        b"v",
+        "a key of 0 bytes: expected 1 to 1024",
+    );
+    kv.expect(
+        &["put", "k", "--capacity", "64K", "--pool", "small"],
+        b"v",
+        0,
+    );
+    fails(
+        &["put", "k", "--pool", "small"],
+        &[1; 70_000],
+        "a value of 70000 bytes: expected at most",
+    );
+    fails(
+        &["put", "l", "--pool", "small"],
+        &[1; 50_000],
+        "the pool is full",
+    );
+    kv.expect(&["get", "k", "--pool", "small"], b"", 0);
+    fs::write(
+        kv.path("text"),
+        "this is a text, not a pool, and it is long enough to be one",
+    )
+    .unwrap();
+    fails(
+        &["stat", "--pool", "text"],
+        b"",
+        "truncated: expected at least 12288 bytes, found 59",
+    );
+    fs::write(kv.path("text"), "this is a text, not a pool. ".repeat(9)).unwrap();
+    fails(
+        &["stat", "--pool", "text"],
+        b"",
+        "this is no pool: expected the magic",
+    );
+    let small = fs::File::open(kv.path("small")).unwrap();
+    flock(&small, FlockOperation::NonBlockingLockExclusive).unwrap();
+    fails(&["put", "k", "--pool", "small"], b"v", "small is in use");
+    fails(&["get", "k", "--pool", "small"], b"", "small is in use");
+}
+
+#[test]
+fn usage_is_explained() {
+    let kv = Kv::new();
+    let (help, _) = kv.expect(&["--help"], b"", 0);
+    let words = [
+        "put",
+        "get",
+        "del",
+        "scan",
+        "compact",
+        "stat",
+        "check",
+        "demo",
+        "--pool",
+        "--media",
+        "volatile",
+        "Exit status",
+        "1024 bytes",
+        "256 MiB",
+    ];
+    for word in words {
+        assert!(help.contains(word), "{word} in\n{help}");
+    }
+    for args in [
+        &["get"][..],
+        &["nonsense"],
+        &["put", "k", "--capacity", "x"],
+        &["demo", "--seconds", "0"],
+    ] {
+        kv.expect(args, b"", 2);
+    }
+}
+
+#[test]
+fn the_demo_proves_something_and_leaves_a_sound_pool() {
+    let kv = Kv::new();
+    let tree = kv.path("tree");
+    fs::create_dir_all(tree.join("deep/er")).unwrap();
+    fs::create_dir_all(tree.join("target/debug")).unwrap();
+    for i in 0..20_usize {
+        let name = if i % 2 == 0 {
+            format!("{i}")
+        } else {
+            format!("deep/er/{i}")
+        };
+        fs::write(
+            tree.join(name),
+            format!("line of file {i}\n").repeat(50 * i),
+        )
+        .unwrap();
+    }
+    fs::write(tree.join("target/debug/big"), vec![0; 1 << 20]).unwrap();
+    let args = [
+        "demo",
+        "--dir",
+        "tree",
+        "--seconds",
+        "2",
+        "--pool",
+        "demo.pool",
+    ];
+    let (out, _) = kv.expect(&args, b"", 0);
+    for part in [
+        "files  20 from tree",
+        "checksum failures",
+        "wait p50",
+        "every byte was right",
+    ] {
+        assert!(out.contains(part), "{part} in\n{out}");
+    }
+    let (out, _) = kv.expect(&["check", "--pool", "demo.pool"], b"", 0);
+    assert!(out.contains("everything is sound"), "{out}");
+    // It makes a new pool, and takes no old one for it.
+    let (_, err) = kv.expect(&args, b"", 1);
+    assert!(err.contains("there is already a file"), "{err}");
+}
+
+#[test]
+fn a_demo_of_nothing_fails() {
+    let kv = Kv::new();
+    fs::create_dir(kv.path("empty")).unwrap();
+    let (_, err) = kv.expect(&["demo", "--dir", "empty"], b"", 1);
+    assert!(err.contains("there is nothing to load"), "{err}");
+    kv.expect(&["demo", "--dir", "nowhere"], b"", 1);
+}
