@@ -1,6 +1,31 @@
 //! `break_layouts()` for your own allocator: close a page range, drain every in-flight user of it, get a
 //! proof, then free the blocks.
 //!
+//! Pin the pages of each operation while a device or a reader uses them; break a range before its blocks
+//! go. From the moment [`break_layouts`](LayoutGuard::break_layouts) returns, no new pin of the range is
+//! granted; when the last one is gone there is a [proof](Drained), and only under it does the engine's
+//! [block map](BlockMap) free anything.
+//!
+//! ```
+//! use layout_lease::{LayoutGuard, maps::ExtentMap};
+//!
+//! let guard = LayoutGuard::new(ExtentMap::new(1024)); // one for each mapping
+//! guard.map().allocate(0..64)?;
+//!
+//! let pin = guard.try_pin(8..16)?; // an operation begins; look its blocks up now, not before
+//! let device = std::thread::spawn(move || drop(pin)); // ... and ends, on any thread
+//!
+//! let freed = guard.punch_hole(0..32).wait()?; // closed, drained, freed, open again
+//! assert_eq!(freed, 32);
+//! # device.join().unwrap();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What it does not do: it does not see other processes that truncate the file; pins do not survive a
+//! crash, and do not exclude each other; it cannot stop a device that will not let go, only say
+//! [who](LayoutGuard::holders) that is; and a thread that breaks pages which it holds itself waits for
+//! itself.
+//!
 //! # The map, in flow order
 //!
 //! ```text
@@ -21,6 +46,10 @@
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod block_map;
 mod breaking;
