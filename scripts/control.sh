@@ -3,6 +3,5 @@
 # pin. If it does not, its clean runs prove nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/control
-RUSTFLAGS='--cfg lease_mutant="gate_ignored"' \
-    cargo test --release --locked --test hostile -- --nocapture
+wrapper=$(scripts/mutant-rustc.sh "${CARGO_TARGET_DIR:-target}/mutants" gate_ignored)
+RUSTC_WORKSPACE_WRAPPER=$wrapper cargo test --release --locked --test hostile -- --nocapture

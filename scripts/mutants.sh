@@ -9,7 +9,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}/loom
-wrapper=$target/mutant-wrappers
+wrapper=$target/mutants
 mkdir -p "$wrapper"
 
 mutants=("$@")
@@ -19,14 +19,9 @@ if [ ${#mutants[@]} -eq 0 ]; then
 fi
 
 build() { # name
-    # Only the crate itself is built anew: the flag goes through a wrapper, not through RUSTFLAGS.
-    # The wrapper's path is part of what cargo looks at, so each mutant has its own.
-    local script=$wrapper/$1
-    printf '#!/bin/sh\nrustc=$1; shift\nexec "$rustc" "$@" %s\n' \
-        "$([ "$1" = none ] || printf -- "--cfg 'lease_mutant=\"%s\"'" "$1")" >"$script"
-    chmod +x "$script"
-    RUSTFLAGS="--cfg lease_loom" RUSTC_WORKSPACE_WRAPPER=$script CARGO_TARGET_DIR=$target \
-        cargo test --release --test loom_core --no-run --message-format=json 2>"$wrapper/$1.log" |
+    RUSTFLAGS="--cfg lease_loom" CARGO_TARGET_DIR=$target \
+        RUSTC_WORKSPACE_WRAPPER=$(scripts/mutant-rustc.sh "$wrapper" "$1") \
+        cargo test --release --locked --test loom_core --no-run --message-format=json 2>"$wrapper/$1.log" |
         grep -oE '"executable":"[^"]+"' | tail -n 1 | cut -d'"' -f4
 }
 

@@ -1,0 +1,195 @@
+//! The game: threads, a clock, and a watchdog that turns a lost wake into a failure.
+
+use std::io::Write;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use layout_lease::{LayoutGuard, PagePin};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::Setting;
+use crate::engine::{Engine, View};
+use crate::tally::Tally;
+
+/// How many milliseconds a wait may take before it counts as lost. Nobody holds anything for more than a
+/// few.
+const LOST: u32 = 20_000;
+
+/// Words of memory to clog a store buffer with: 64 MiB, more than a cache holds.
+const CLOG: usize = 1 << 23;
+
+/// Games are played one after the other: each wants the cores for itself.
+static TABLE: Mutex<()> = Mutex::new(());
+
+/// A pin whose holder has handed it on, as to a device, with what was looked up under it.
+pub(crate) struct InFlight(pub(crate) PagePin, pub(crate) View);
+
+/// What all players share.
+pub(crate) struct Game {
+    pub(crate) guard: Arc<LayoutGuard<Engine>>,
+    pub(crate) tally: Tally,
+    /// Memory to make a processor's store buffer busy with.
+    clog: Box<[AtomicU64]>,
+    stop: AtomicBool,
+}
+
+/// One thread's place in the game.
+pub(crate) struct Player<'a> {
+    pub(crate) game: &'a Game,
+    pub(crate) rng: SmallRng,
+    pub(crate) device: SyncSender<InFlight>,
+}
+
+/// What a player does all the time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    Read,
+    Grow,
+    Flit,
+    PassBy,
+    Remove,
+    Nibble,
+    Touch,
+    Snatch,
+    Knock,
+    Juggle,
+    Hop,
+    Wedge,
+}
+
+impl Player<'_> {
+    pub(crate) fn chance(&mut self, percent: u32) -> bool {
+        self.rng.random_range(0..100) < percent
+    }
+
+    /// Stores that miss the cache: the next ones wait behind them, out of other processors' sight. This
+    /// is where a missing barrier shows.
+    pub(crate) fn clog(&mut self) {
+        for _ in 0..16 {
+            let at = self.rng.random_range(0..self.game.clog.len());
+            self.game.clog[at].store(1, Relaxed);
+        }
+    }
+}
+
+impl Game {
+    /// How long to play.
+    pub(crate) fn seconds(otherwise: f64) -> Duration {
+        let asked = std::env::var("HOSTILE_SECONDS").ok();
+        let asked = asked.and_then(|s| s.parse().ok());
+        Duration::from_secs_f64(asked.unwrap_or(otherwise))
+    }
+
+    /// Plays for `time`, or until `enough`. Returns the tally, and the time it took.
+    pub(crate) fn play(
+        setting: &Setting,
+        time: Duration,
+        enough: impl Fn(&Tally, Duration) -> bool,
+    ) -> (Tally, Duration) {
+        let _alone: MutexGuard<'_, ()> = TABLE.lock().unwrap_or_else(|e| e.into_inner());
+        let engine = Engine::new(setting.words_per_block);
+        let game = Game {
+            guard: Arc::new(LayoutGuard::with_barrier(engine, setting.barrier)),
+            tally: Tally::default(),
+            clog: (0..CLOG).map(|_| AtomicU64::new(0)).collect(),
+            stop: AtomicBool::new(false),
+        };
+        game.guard.map().allocate(layout_lease::PageRange::ALL);
+        let (device, flights) = sync_channel(32);
+        let playing = AtomicUsize::new(setting.parts.len());
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for (seed, part) in setting.parts.iter().enumerate() {
+                let device = device.clone();
+                let (game, playing) = (&game, &playing);
+                scope.spawn(move || game.run(*part, seed as u64, device, playing));
+            }
+            drop(device);
+            scope.spawn(|| game.device(flights));
+            let over = |now| now >= time || enough(&game.tally, now);
+            while !game.stop.load(Relaxed) && !over(start.elapsed()) {
+                thread::sleep(Duration::from_millis(2));
+            }
+            game.stop.store(true, Relaxed);
+            // Counted, not timed: if the whole process is stopped for a while, nothing is lost.
+            for _ in 0..LOST {
+                if playing.load(Relaxed) == 0 {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            game.lost();
+        });
+        let took = start.elapsed();
+        game.end(took)
+    }
+
+    /// Says who is stuck, past the capture of the test harness, and ends the process: whoever waits
+    /// cannot be joined, so there is no other way to fail.
+    fn lost(&self) -> ! {
+        let mut text = format!("a wait was lost: {:?}\n", self.guard.stats());
+        for holder in self.guard.holders(..) {
+            text += &format!("  {holder}\n");
+        }
+        std::io::stderr().write_all(text.as_bytes()).ok();
+        std::process::abort()
+    }
+
+    fn run(&self, part: Part, seed: u64, device: SyncSender<InFlight>, playing: &AtomicUsize) {
+        /// Says that a player is gone, also if it panicked.
+        struct Gone<'a>(&'a Game, &'a AtomicUsize);
+        impl Drop for Gone<'_> {
+            fn drop(&mut self) {
+                if thread::panicking() {
+                    self.0.stop.store(true, Relaxed);
+                }
+                self.1.fetch_sub(1, Relaxed);
+            }
+        }
+        let _gone = Gone(self, playing);
+        let mut player = Player {
+            game: self,
+            rng: SmallRng::seed_from_u64(seed),
+            device,
+        };
+        while !self.stop.load(Relaxed) {
+            player.turn(part);
+        }
+    }
+
+    /// Completes what is in flight: looks at the pages once more, and drops the pin, far from where it was
+    /// taken.
+    fn device(&self, flights: Receiver<InFlight>) {
+        for InFlight(pin, view) in flights {
+            self.check(&view);
+            drop(pin);
+        }
+    }
+
+    /// Reads all that is behind a pin.
+    pub(crate) fn check(&self, view: &View) {
+        let words = self.guard.map().check(view, |it| self.tally.violation(it));
+        self.tally.checked.fetch_add(words, Relaxed);
+    }
+
+    /// The final drain, and the books.
+    fn end(self, took: Duration) -> (Tally, Duration) {
+        let (stats, tally) = (self.guard.stats(), self.tally);
+        assert_eq!((stats.pins, stats.queued), (0, 0), "a trace is left");
+        self.guard.close().wait();
+        let engine = self.guard.map();
+        engine.audit(|it| tally.violation(it));
+        tally.breaks.store(stats.breaks, Relaxed);
+        tally.breaks_waited.store(stats.breaks_waited, Relaxed);
+        tally.freed.store(engine.freed.load(Relaxed), Relaxed);
+        tally
+            .allocated
+            .store(engine.allocated.load(Relaxed), Relaxed);
+        (tally, took)
+    }
+}

@@ -1,0 +1,104 @@
+//! The tally: how much of everything there was. Zero of anything is a failure.
+
+use std::io::Write;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use parking_lot::Mutex;
+
+use crate::engine::Violation;
+
+macro_rules! counts {
+    ($($name:ident: $text:literal,)*) => {
+        #[derive(Default)]
+        pub(crate) struct Tally {
+            $(pub(crate) $name: AtomicU64,)*
+            pub(crate) poison: AtomicU64,
+            pub(crate) generation: AtomicU64,
+            pub(crate) moved: AtomicU64,
+            pub(crate) scribbled: AtomicU64,
+            pub(crate) first: Mutex<Option<Violation>>,
+        }
+
+        impl Tally {
+            fn rows(&self) -> Vec<(&'static str, u64)> {
+                vec![$(($text, self.$name.load(Relaxed))),*]
+            }
+        }
+    };
+}
+
+counts! {
+    pins: "pins",
+    waited_pins: "pins that waited",
+    refused: "pins refused",
+    pins_cancelled: "waiting pins cancelled",
+    handed: "pins handed on",
+    orphans: "pins of exited threads",
+    breaks: "breaks",
+    breaks_waited: "breaks that waited",
+    proofs: "proofs in hand",
+    splits: "proofs split",
+    busy: "try_breaks refused",
+    timeouts: "timeouts",
+    late: "freed after a timeout",
+    cancels: "breaks cancelled",
+    side_by_side: "breaks side by side",
+    awaited: "operations awaited",
+    punched: "punch_hole",
+    zeroed: "zero_range",
+    truncated: "truncate",
+    collapsed: "collapse_range",
+    inserted: "insert_range",
+    freed: "blocks freed",
+    allocated: "blocks allocated",
+    written: "words written",
+    checked: "words checked",
+}
+
+impl Tally {
+    pub(crate) fn violation(&self, violation: Violation) {
+        let count = match violation {
+            Violation::Poison { .. } => &self.poison,
+            Violation::Generation { .. } => &self.generation,
+            Violation::Moved { .. } => &self.moved,
+            Violation::Scribbled { .. } => &self.scribbled,
+        };
+        if count.fetch_add(1, Relaxed) == 0 {
+            self.first.lock().get_or_insert(violation);
+        }
+    }
+
+    pub(crate) fn violations(&self) -> u64 {
+        let all = [&self.poison, &self.generation, &self.moved, &self.scribbled];
+        all.iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// Prints the table, past the capture of the test harness, and returns what never happened. If it is
+    /// not everything that counts, only those named.
+    pub(crate) fn report(&self, head: &str, named: &[&str]) -> Vec<&'static str> {
+        let mut rows = self.rows();
+        rows.retain(|(text, _)| named.is_empty() || named.contains(text));
+        let mut table = format!("{head}\n");
+        for three in rows.chunks(3) {
+            for (text, n) in three {
+                table += &format!("  {n:>12} {text:<24}");
+            }
+            table.truncate(table.trim_end().len());
+            table.push('\n');
+        }
+        let found = [&self.poison, &self.generation, &self.moved, &self.scribbled];
+        let [poison, generation, moved, scribbled] = found.map(|count| count.load(Relaxed));
+        table += &format!(
+            "  violations: {poison} words of poison, {generation} of another generation, \
+             {moved} pages moved under a pin, {scribbled} words scribbled into freed blocks\n"
+        );
+        std::io::stderr().write_all(table.as_bytes()).ok();
+        let never = rows.into_iter().filter(|(_, n)| *n == 0);
+        never.map(|(text, _)| text).collect()
+    }
+}
+
+pub(crate) fn add(count: &AtomicU64, n: u64) {
+    count.fetch_add(n, Relaxed);
+}
