@@ -184,13 +184,13 @@ impl<'a> Player<'a> {
         add(&self.game.tally.orphans, u64::from(pinned));
     }
 
-    /// Pins one of two pages for less than a microsecond, again and again: one side of a duel.
+    /// Pins one of two pages for about a microsecond, again and again: one side of a duel.
     fn touch(&mut self) {
         let game = self.game;
         let (mut pins, mut refused) = (0, 0);
         for _ in 0..64 {
             let page = self.rng.random_range(0..2);
-            if self.chance(60) {
+            if self.chance(50) {
                 self.clog();
             }
             match game.guard.try_pin(page..page + 1) {
@@ -200,9 +200,12 @@ impl<'a> Player<'a> {
                     for _ in 0..self.rng.random_range(1..32) {
                         game.check(&view);
                     }
-                    if self.chance(1) {
-                        thread::yield_now();
+                    match self.rng.random_range(0..100) {
+                        0 => thread::yield_now(),
+                        1..50 => self.clog(),
+                        _ => {}
                     }
+                    drop(pin);
                 }
                 Err(_) => refused += 1,
             }
