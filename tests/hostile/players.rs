@@ -33,8 +33,8 @@ impl<'a> Player<'a> {
             Part::Snatch => self.snatch(),
             Part::Knock => self.knock(),
             Part::Juggle => self.juggle(),
-            Part::Hop => self.hop(),
-            Part::Wedge => self.wedge(),
+            Part::Stream => self.stream(),
+            Part::Strike => self.strike(),
         }
     }
 
@@ -197,7 +197,7 @@ impl<'a> Player<'a> {
                 Ok(pin) => {
                     pins += 1;
                     let view = game.guard.map().look_up(pin.range());
-                    for _ in 0..self.rng.random_range(1..32) {
+                    for _ in 0..self.rng.random_range(1..128) {
                         game.check(&view);
                     }
                     match self.rng.random_range(0..100) {
@@ -459,30 +459,59 @@ impl<'a> Player<'a> {
         add(&tally.zeroed, 256);
     }
 
-    /// Pins now below, now above: the slot is the same, and what lies between is never pinned.
-    fn hop(&mut self) {
+    /// Thousands of pins, mostly of nothing in particular: as many as it takes to make a mapping change its
+    /// barrier. One in some tens is of a page that is wanted.
+    fn stream(&mut self) {
         let game = self.game;
+        let (mut pins, mut refused) = (0, 0);
         for _ in 0..64 {
-            for page in [CLOSED - 2, CLOSED + 2] {
-                let pin = game.guard.try_pin(page..page + 1).expect("never closed");
-                if self.chance(5) {
-                    game.check(&game.guard.map().look_up(pin.range()));
+            for page in 2..258 {
+                drop(game.guard.try_pin(page..page + 1));
+            }
+            pins += 256;
+            self.clog();
+            match game.guard.try_pin(..2) {
+                Ok(pin) => {
+                    pins += 1;
+                    let view = game.guard.map().look_up(pin.range());
+                    for _ in 0..self.rng.random_range(1..128) {
+                        game.check(&view);
+                    }
+                    self.clog();
+                    drop(pin);
                 }
+                Err(_) => refused += 1,
             }
         }
-        add(&game.tally.pins, 2 * 64);
+        add(&game.tally.pins, pins);
+        add(&game.tally.refused, refused);
     }
 
-    /// Breaks what nobody pins, and must always get it at once.
-    fn wedge(&mut self) {
+    /// A break or two after thousands of pins, so that the first of them changes the barrier.
+    fn strike(&mut self) {
         let Game { guard, tally, .. } = self.game;
-        for _ in 0..64 {
-            let proof = guard.try_break_layouts(CLOSED..CLOSED + 1);
-            let proof = proof.expect("nobody has it, and nobody wants it");
-            proof.zero_range(proof.ranges()[0]).expect("covered");
+        let pause = self.micros(800);
+        thread::sleep(pause);
+        // The first break changes the barrier, and stays closed; those behind it must not be misled.
+        let first = self
+            .chance(50)
+            .then(|| guard.break_layouts(PAGES..PAGES + 1));
+        self.pause();
+        for _ in 0..self.rng.random_range(1..3) {
+            if self.chance(50) {
+                guard.zero_range(..2).wait().expect("freed");
+                add(&tally.zeroed, 1);
+            } else if let Ok(proof) = guard.try_break_layouts(..2) {
+                proof.zero_range(proof.ranges()[0]).expect("covered");
+                self.pause();
+                proof.zero_range(proof.ranges()[0]).expect("covered");
+                add(&tally.zeroed, 2);
+                add(&tally.proofs, 1);
+            } else {
+                add(&tally.busy, 1);
+            }
         }
-        add(&tally.proofs, 64);
-        add(&tally.zeroed, 64);
+        drop(first);
     }
 
     /// Now and then no break for some thousands of pins: then the mapping changes over to a barrier that

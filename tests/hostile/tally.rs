@@ -74,11 +74,25 @@ impl Tally {
         all.iter().map(|count| count.load(Relaxed)).sum()
     }
 
-    /// Prints the table, past the capture of the test harness, and returns what never happened. If it is
-    /// not everything that counts, only those named.
-    pub(crate) fn report(&self, head: &str, named: &[&str]) -> Vec<&'static str> {
+    /// What counts: everything, or only what is named.
+    fn counted(&self, named: &[&str]) -> Vec<(&'static str, u64)> {
         let mut rows = self.rows();
         rows.retain(|(text, _)| named.is_empty() || named.contains(text));
+        rows
+    }
+
+    /// What counts and has never happened.
+    pub(crate) fn never(&self, named: &[&str]) -> Vec<&'static str> {
+        let rows = self.counted(named).into_iter();
+        rows.filter(|(_, n)| *n == 0)
+            .map(|(text, _)| text)
+            .collect()
+    }
+
+    /// Prints the table, past the capture of the test harness, and returns what counts and has never
+    /// happened.
+    pub(crate) fn report(&self, head: &str, named: &[&str]) -> Vec<&'static str> {
+        let rows = self.counted(named);
         let mut table = format!("{head}\n");
         for three in rows.chunks(3) {
             for (text, n) in three {
@@ -94,8 +108,7 @@ impl Tally {
              {moved} pages moved under a pin, {scribbled} words scribbled into freed blocks\n"
         );
         std::io::stderr().write_all(table.as_bytes()).ok();
-        let never = rows.into_iter().filter(|(_, n)| *n == 0);
-        never.map(|(text, _)| text).collect()
+        self.never(named)
     }
 }
 
