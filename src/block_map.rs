@@ -20,6 +20,8 @@ use crate::raw::wait::{Step, Via, waitable};
 /// 2. Implement [`punch_hole`](Self::punch_hole), and whichever of the others your engine has. Ask
 ///    the proof first: [`Drained::is_of`] (else [`OpError::WrongMapping`]) and [`Drained::covers`]
 ///    (else [`OpError::NotCovered`]).
+///    A break keeps pins out, not your own allocator: before a truncate, stop handing out blocks of the
+///    part that goes.
 /// 3. Put it into [`LayoutGuard::new`](crate::LayoutGuard::new), and let every path on which a block
 ///    leaves the mapping go through the guard's operations.
 ///

@@ -13,6 +13,9 @@ use crate::raw::queue::Ranges;
 /// **I2**). Free the blocks while you hold it, then drop it: that reopens the ranges and lets on who
 /// waited for them. Forgetting it (`mem::forget`) leaves them closed for ever (promise **I4**).
 ///
+/// It keeps *others* out. `&Drained` may be shared between threads like any reference, so an engine that
+/// writes to the pages under its proof should ask for `&mut Drained`, and then nobody else has it.
+///
 /// # Examples
 ///
 /// ```

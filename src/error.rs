@@ -127,3 +127,9 @@ impl<E> From<BreakError> for OpError<E> {
         OpError::Break(e)
     }
 }
+
+impl<E> From<RangeError> for OpError<E> {
+    fn from(e: RangeError) -> Self {
+        OpError::Break(e.into())
+    }
+}

@@ -101,7 +101,9 @@ impl<M> LayoutGuard<M> {
     ///
     /// # Errors
     ///
-    /// [`TryPinError::Breaking`]: some page is being broken; [`pin`](Self::pin) would wait for that.
+    /// [`TryPinError::Breaking`]: some page is being broken; [`pin`](Self::pin) would wait for that. An
+    /// engine whose writers unpublish first and break then need not wait: a refused reader's look-up is
+    /// out of date, so it looks up again.
     /// [`TryPinError::Closed`]: the guard was closed. [`TryPinError::Range`]: the range is empty,
     /// inverted, or not addressable.
     ///

@@ -150,11 +150,9 @@ impl Slot {
 
     /// What the slot holds, if it is a pin of `record` for which `wanted` is true.
     ///
-    /// Call it under that record's lock, with the pages in question closed and [`heavy`] behind the
-    /// closing. Then "no" means: whatever pin the slot held for those pages is over, and its release
-    /// happens before this call's return.
-    ///
-    /// [`heavy`]: crate::raw::barrier::heavy
+    /// Call it under that record's lock, with the pages in question closed and the breaker's
+    /// [`barrier`](crate::raw::barrier) behind the closing. Then "no" means: whatever pin the slot held
+    /// for those pages is over, and its release happens before this call's return.
     ///
     /// The owner and the two ends of the range are three words, and the slot can be cleared and filled
     /// again between the reads (I11). Let X be the pin whose owner word the first read saw.
@@ -162,8 +160,8 @@ impl Slot {
     /// - If all three reads are X's, they say what X holds.
     /// - If one is newer, its writer had seen X's slot free; reading it (Acquire, from a Release store)
     ///   orders X's release before us. And the newer pin was not visible to the first read, which
-    ///   came behind `heavy`; so its pinner looks at the gate behind its own `light` and steps back if
-    ///   it touches closed pages. So a "no" from such a mixture is right.
+    ///   came behind the barrier; so its pinner looks at the gate behind its own and steps back if it
+    ///   touches closed pages. So a "no" from such a mixture is right.
     /// - A "yes" from a mixture would make the break wait for a pin that is not there. So before a yes
     ///   the slot is marked `SEEN`, which only filling it anew can undo, and read again: with the mark
     ///   still there at the end, everything read in between belongs to one pin.
@@ -445,8 +443,8 @@ pub(crate) fn leave_thread() {
     OWNED.with(|owned| owned.borrow_mut().leave());
 }
 
-/// Writes a pin down: the visible part of pinning. The caller then runs
-/// [`light`](crate::raw::barrier::light) and looks at the gate.
+/// Writes a pin down: the visible part of pinning. The caller then looks at the gate, behind its
+/// [`barrier`](crate::raw::barrier).
 #[inline]
 pub(crate) fn publish(
     record: u32,

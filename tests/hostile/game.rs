@@ -70,9 +70,11 @@ impl Player<'_> {
     /// Stores that miss the cache: the next ones wait behind them, out of other processors' sight. This
     /// is where a missing barrier shows.
     pub(crate) fn clog(&mut self) {
-        for _ in 0..16 {
-            let at = self.rng.random_range(0..self.game.clog.len());
-            self.game.clog[at].store(1, Relaxed);
+        // Close behind each other, or the first would be through before the last.
+        let mut at = self.rng.random::<u64>();
+        for _ in 0..32 {
+            at = at.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+            self.game.clog[(at >> (u64::BITS - CLOG.ilog2())) as usize].store(1, Relaxed);
         }
     }
 }

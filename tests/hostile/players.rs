@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::hint;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::future;
 use layout_lease::{BlockOp, Drained, OpError, PagePin, PageRange, TryBreakError, TryPinError};
@@ -490,8 +490,11 @@ impl<'a> Player<'a> {
     /// A break or two after thousands of pins, so that the first of them changes the barrier.
     fn strike(&mut self) {
         let Game { guard, tally, .. } = self.game;
-        let pause = self.micros(800);
-        thread::sleep(pause);
+        // Not asleep: who is woken often runs where the other one ran.
+        let (start, pause) = (Instant::now(), self.micros(800));
+        while start.elapsed() < pause {
+            hint::spin_loop();
+        }
         // The first break changes the barrier, and stays closed; those behind it must not be misled.
         let first = self
             .chance(50)

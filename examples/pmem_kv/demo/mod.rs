@@ -28,6 +28,9 @@ use crate::store::waits::WaitSummary;
 use crate::store::{Access, Breaks, Stat, Store};
 use crate::{Failure, Kind};
 
+/// How much longer than it was asked to it runs at most, on a slow machine, to prove something.
+const MORE: Duration = Duration::from_secs(30);
+
 /// What the demo was asked for.
 pub(crate) struct Demo {
     pub(crate) pool: Option<PathBuf>,
@@ -72,6 +75,7 @@ impl Demo {
         self.threads(&run, start);
         let took = start.elapsed();
         let breaks = store.breaks().since(&before);
+        let mut unproved = run.unproved(&breaks);
         // What the writers have left in pieces, for as long as it is worth waiting for.
         let enough = Instant::now() + Duration::from_secs(10);
         store.compact(Effort::Pack, || Instant::now() < enough)?;
@@ -94,25 +98,13 @@ impl Demo {
         for fault in &faults {
             println!("WRONG: {fault}");
         }
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut proved = true;
-        for (what, count) in [
-            ("reads", get(&counts.gets)),
-            ("overwrites", get(&counts.puts)),
-            ("deletions", get(&counts.dels)),
-            ("moves", get(&counts.moved)),
-            ("breaks", breaks.frees.breaks),
-            ("breaks that had to wait", breaks.frees.waited),
-            ("truncations", breaks.truncations.breaks),
-            ("pages cut off", get(&counts.cut)),
-            ("values verified after reopening", checked),
-        ] {
-            if count == 0 {
-                println!("NOTHING PROVED: there were no {what}");
-                proved = false;
-            }
+        if checked == 0 {
+            unproved.push("values verified after reopening");
         }
-        if !faults.is_empty() || !proved {
+        for what in &unproved {
+            println!("NOTHING PROVED: there were no {what}");
+        }
+        if !faults.is_empty() || !unproved.is_empty() {
             return Err(Failure::Exit(1));
         }
         println!("every byte was right");
@@ -130,7 +122,8 @@ impl Demo {
                 scope.spawn(move || run.thread(|run| run.writer(i, self.writers, seed)));
             }
             scope.spawn(move || run.thread(Run::compactor));
-            run.until(start + Duration::from_secs(self.seconds), || {
+            let end = start + Duration::from_secs(self.seconds);
+            run.until(end, MORE, || {
                 let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 bar.set_position(start.elapsed().as_millis() as u64 / 100);
                 bar.set_message(format!(

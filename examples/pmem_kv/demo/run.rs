@@ -13,12 +13,13 @@ use crate::report::chain;
 use crate::store::compact::Effort;
 use crate::store::error::StoreError;
 use crate::store::format::PAGE;
-use crate::store::{Store, Value};
+use crate::store::{Breaks, Store, Value};
 
 /// A reader holds up to this many values at a time.
 const HELD: usize = 8;
-/// The compactor starts after so many changes.
+/// The compactor starts after so many changes, or so long after the last time.
 const CHANGES: u64 = 64;
+const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What the writers have done to a key: generations, see [`Corpus`].
 #[derive(Debug, Default)]
@@ -91,16 +92,42 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Lets everybody go on until `end`, or until something has gone wrong; shows it ten times a second.
-    pub(crate) fn until(&self, end: Instant, mut show: impl FnMut()) {
+    /// Lets everybody go on until `end`, and then for at most `more`, until there has been some of
+    /// everything; or until something has gone wrong. Shows it ten times a second.
+    pub(crate) fn until(&self, end: Instant, more: Duration, mut show: impl FnMut()) {
         let mut changes = self.changes.lock();
-        while !self.stopped() && Instant::now() < end {
-            let tick = end.min(Instant::now() + Duration::from_millis(100));
-            self.ended.wait_until(&mut changes, tick);
+        while !self.stopped() {
+            let now = Instant::now();
+            let over = now >= end && self.unproved(&self.store.breaks()).is_empty();
+            if over || now >= end + more {
+                break;
+            }
+            self.ended
+                .wait_until(&mut changes, now + Duration::from_millis(100));
             show();
         }
         drop(changes);
         self.end();
+    }
+
+    /// What there has been none of: a run without it proves nothing.
+    pub(crate) fn unproved(&self, breaks: &Breaks) -> Vec<&'static str> {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let all = [
+            (
+                "values read",
+                get(&self.counts.gets) - get(&self.counts.misses),
+            ),
+            ("overwrites", get(&self.counts.puts)),
+            ("deletions", get(&self.counts.dels)),
+            ("moves", get(&self.counts.moved)),
+            ("breaks", breaks.frees.breaks),
+            ("breaks that had to wait", breaks.frees.waited),
+            ("truncations", breaks.truncations.breaks),
+            ("pages cut off", get(&self.counts.cut)),
+        ];
+        let none = all.into_iter().filter(|(_, count)| *count == 0);
+        none.map(|(what, _)| what).collect()
     }
 
     fn end(&self) {
@@ -262,17 +289,25 @@ impl<'a> Run<'a> {
     pub(crate) fn compactor(&self) -> Result<(), StoreError> {
         loop {
             let mut changes = self.changes.lock();
+            let patience = Instant::now() + PATIENCE;
             while *changes < CHANGES && !self.stopped() {
-                self.changed.wait(&mut changes);
+                // On slow media a few changes must do.
+                let late = self.changed.wait_until(&mut changes, patience).timed_out();
+                if late && *changes > 0 {
+                    break;
+                }
             }
             *changes = 0;
             drop(changes);
             let file = self.store.stat()?.usage.file * PAGE;
             self.counts.peak.fetch_max(file, Ordering::Relaxed);
-            // Every fourth time it moves whatever is in the way of a packed file.
+            // Every fourth time it moves whatever is in the way of a packed file. The writers make new
+            // holes meanwhile, so it would not come to an end by itself.
             let turn = self.counts.compactions.load(Ordering::Relaxed) % 4;
             let effort = if turn == 3 { Effort::Pack } else { Effort::Fit };
-            let done = self.store.compact(effort, || !self.stopped())?;
+            let enough = Instant::now() + Duration::from_secs(1);
+            let go_on = || !self.stopped() && Instant::now() < enough;
+            let done = self.store.compact(effort, go_on)?;
             add(&self.counts.compactions, 1);
             add(&self.counts.moved, done.moved);
             add(&self.counts.moved_bytes, done.bytes);
