@@ -208,7 +208,8 @@ pub struct Stats {
     pub breaks: u64,
     /// Those of them that found somebody to wait for.
     pub breaks_waited: u64,
-    /// Breaks that are active (their proofs among them) and pinners that wait, now.
+    /// Entries in the queue now: breaks with or without their proof, and pinners who wait or have not
+    /// fetched their grant or refusal yet.
     pub queued: u64,
 }
 
