@@ -433,6 +433,10 @@ impl<M: BlockMap> Step for BlockOp<'_, M> {
             (Err(error), _) => Err(error.into()),
         })
     }
+
+    fn progress(&self) -> Option<u64> {
+        self.breaking.progress()
+    }
 }
 
 waitable! {
@@ -457,7 +461,7 @@ mod tests {
 
     use super::*;
     use crate::maps::ExtentMap;
-    use crate::raw::slots;
+    use crate::raw::{blocks, slots};
 
     /// A pin comes into being under a proof, as a broken gate would let it: the scan before the call into
     /// the block map must end the process, loudly. It ends a child's, of course.
@@ -471,7 +475,7 @@ mod tests {
             let pages = PageRange::new(3, 5).unwrap();
             if how == "broken" {
                 // Granted without a look at the gate.
-                let slot = slots::publish(guard.record().number(), pages, Location::caller());
+                let slot = blocks::publish(guard.record().number(), pages, Location::caller());
                 slot.confirm();
             }
             proof.punch_hole(PageRange::new(0, 1).unwrap()).unwrap();
@@ -493,7 +497,7 @@ mod tests {
         let said = String::from_utf8_lossy(&broken.stderr);
         if slots::VERIFY {
             assert!(!broken.status.success());
-            assert!(said.contains("under a pin: pin of pages 3..5"), "{said}");
+            assert!(said.contains("although held: pin of pages 3..5"), "{said}");
         } else {
             assert!(broken.status.success(), "no scan was asked for: {said}");
         }

@@ -9,8 +9,10 @@ use crate::drained::Drained;
 use crate::error::{BreakError, RangeError, TryBreakError};
 use crate::guard::{GuardRef, LayoutGuard};
 use crate::holders::Holder;
+use crate::pin::PagePin;
 use crate::range::PageRange;
-use crate::raw::queue::Ranges;
+use crate::raw::entry::Ranges;
+use crate::raw::turns::Turn;
 use crate::raw::wait::{Step, Via, waitable};
 
 impl<M> LayoutGuard<M> {
@@ -58,7 +60,8 @@ impl<M> LayoutGuard<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn break_layouts(&self, pages: impl RangeBounds<u64>) -> BreakLayouts<'_, M> {
-        BreakLayouts::start(GuardRef::Borrowed(self), PageRange::from_bounds(pages))
+        let ranges = PageRange::from_bounds(pages).map(Ranges::from);
+        BreakLayouts::start(GuardRef::Borrowed(self), ranges)
     }
 
     /// [`break_layouts`](Self::break_layouts) for a break to spawn or to store: it keeps the guard alive
@@ -83,7 +86,36 @@ impl<M> LayoutGuard<M> {
         M: 'static,
     {
         let guard = GuardRef::Shared(Arc::clone(self));
-        BreakLayouts::start(guard, PageRange::from_bounds(pages))
+        BreakLayouts::start(guard, PageRange::from_bounds(pages).map(Ranges::from))
+    }
+
+    /// [`break_layouts`](Self::break_layouts) for several ranges: one barrier, one wait, one proof. Ranges
+    /// that overlap or touch are joined.
+    ///
+    /// # Errors
+    ///
+    /// As [`break_layouts`](Self::break_layouts). No ranges at all are an error, too: that is
+    /// never "everything" (promise **I10**).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, PageRange};
+    /// let guard = LayoutGuard::<()>::default();
+    /// let ranges = [PageRange::new(7, 9)?, PageRange::new(0, 2)?];
+    /// let proof = guard.break_all(&ranges).wait()?;
+    /// assert!(guard.try_pin(8..9).is_err());
+    /// assert!(guard.try_pin(2..7).is_ok()); // between them nothing is closed
+    /// assert_eq!(proof.ranges(), [ranges[1], ranges[0]]);
+    /// # drop(proof);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn break_all(&self, ranges: &[PageRange]) -> BreakLayouts<'_, M> {
+        let ranges = match ranges {
+            [] => Err(RangeError::Empty { at: 0 }),
+            _ => Ok(Ranges::normalized(ranges.to_vec())),
+        };
+        BreakLayouts::start(GuardRef::Borrowed(self), ranges)
     }
 
     /// The proof for `pages` (page indices, half-open), if nobody holds or wants any of them. Never
@@ -125,36 +157,6 @@ impl<M> LayoutGuard<M> {
         let id = self.record().try_close_ranges(ranges.clone())?;
         Ok(Drained::new(GuardRef::Borrowed(self), ranges, id))
     }
-
-    /// Closes the guard for good: the final drain, before the mapping itself goes.
-    ///
-    /// From the return of this call on, every pin and every break is refused with `Closed`; breaks that
-    /// have no proof yet and pinners that wait are told so at once. Waiting for the value waits until
-    /// the last pin is dropped and the last proof that was out is given back. (So a thread that waits
-    /// for it with a proof in hand waits for itself.)
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the value stops the waiting; the guard stays closed. `close` may be called again.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use layout_lease::{LayoutGuard, TryPinError};
-    /// let guard = LayoutGuard::<()>::default();
-    /// let pin = guard.try_pin(0..4)?;
-    /// let closing = guard.close();
-    /// assert_eq!(guard.try_pin(0..4).unwrap_err(), TryPinError::Closed);
-    /// drop(pin);
-    /// closing.wait(); // nobody uses the mapping any more
-    /// # Ok::<(), TryPinError>(())
-    /// ```
-    pub fn close(&self) -> Close<'_, M> {
-        Close {
-            guard: self,
-            id: Some(self.record().close()),
-        }
-    }
 }
 
 /// A break: its range is closed already. From [`LayoutGuard::break_layouts`]. A future, and a blocking
@@ -180,22 +182,19 @@ enum State {
     Failed(BreakError),
     /// In the queue, waiting or drained; the range is closed. Dropped here, it **must** leave the queue
     /// and reopen.
-    Queued(u64),
+    Queued(Turn),
     /// The output is out: the proof has taken the entry over, or it is gone.
     Done,
 }
 
 impl<'g, M> BreakLayouts<'g, M> {
-    fn start(guard: GuardRef<'g, M>, range: Result<PageRange, RangeError>) -> Self {
-        let (ranges, state) = match range {
+    fn start(guard: GuardRef<'g, M>, ranges: Result<Ranges, RangeError>) -> Self {
+        let (ranges, state) = match ranges {
             Err(error) => (Ranges::None, State::Failed(error.into())),
-            Ok(range) => {
-                let ranges = Ranges::from(range);
-                match guard.record().close_ranges(ranges.clone()) {
-                    Ok(id) => (ranges, State::Queued(id)),
-                    Err(_) => (ranges, State::Failed(BreakError::Closed)),
-                }
-            }
+            Ok(ranges) => match guard.record().close_ranges(ranges.clone()) {
+                Ok(turn) => (ranges, State::Queued(turn)),
+                Err(_) => (ranges, State::Failed(BreakError::Closed)),
+            },
         };
         Self {
             guard,
@@ -240,7 +239,7 @@ impl<'g, M> BreakLayouts<'g, M> {
     /// Whether waiting would end at once with the proof.
     pub fn is_drained(&self) -> bool {
         match self.state {
-            State::Queued(id) => self.guard.record().is_drained(id),
+            State::Queued(turn) => turn.drained || self.guard.record().is_drained(turn.id),
             State::Failed(_) | State::Done => false,
         }
     }
@@ -252,15 +251,26 @@ impl<'g, M> Step for BreakLayouts<'g, M> {
     fn step(&mut self, via: Via<'_>) -> Poll<Self::Output> {
         let output = match self.state {
             State::Failed(error) => Err(error),
-            State::Queued(id) => match self.guard.record().poll_break(id, via) {
-                None => return Poll::Pending,
-                Some(Ok(())) => Ok(Drained::new(self.guard.clone(), self.ranges.clone(), id)),
-                Some(Err(_)) => Err(BreakError::Closed),
-            },
+            State::Queued(Turn { id, drained }) => {
+                // Once drained, it stays so: nobody else takes it out.
+                let answer = match drained {
+                    true => Some(Ok(())),
+                    false => self.guard.record().poll_break(id, via),
+                };
+                match answer {
+                    None => return Poll::Pending,
+                    Some(Ok(())) => Ok(Drained::new(self.guard.clone(), self.ranges.clone(), id)),
+                    Some(Err(_)) => Err(BreakError::Closed),
+                }
+            }
             State::Done => panic!("`BreakLayouts` polled after its output"),
         };
         self.state = State::Done;
         Poll::Ready(output)
+    }
+
+    fn progress(&self) -> Option<u64> {
+        Some(self.guard.record().progress())
     }
 }
 
@@ -271,8 +281,8 @@ waitable! {
 
 impl<M> Drop for BreakLayouts<'_, M> {
     fn drop(&mut self) {
-        if let State::Queued(id) = self.state {
-            self.guard.record().reopen(id);
+        if let State::Queued(turn) = self.state {
+            self.guard.record().reopen(turn.id);
         }
     }
 }
@@ -292,57 +302,46 @@ impl<M> fmt::Debug for BreakLayouts<'_, M> {
     }
 }
 
-/// Waits until nobody uses the mapping any more: from [`LayoutGuard::close`], which has closed it
-/// already. A future, and a blocking call.
-///
-/// # Cancel safety
-///
-/// Dropped, it stops waiting; the guard stays closed.
-///
-/// # Panics
-///
-/// Polled or waited on again after its output.
-#[must_use = "the guard is closed, but its pins may still be in flight until this is waited on"]
-pub struct Close<'g, M> {
-    guard: &'g LayoutGuard<M>,
-    /// The entry in the queue, until the output is out.
-    id: Option<u64>,
-}
-
-impl<M> Step for Close<'_, M> {
-    type Output = ();
-
-    fn step(&mut self, via: Via<'_>) -> Poll<()> {
-        let Some(id) = self.id else {
-            panic!("`Close` polled after its output");
-        };
-        let record = self.guard.record();
-        if record.poll_break(id, via).is_none() {
-            return Poll::Pending;
+impl PagePin {
+    /// Breaks the pages of this pin, whose holder wants to free them itself: closes them first, then
+    /// unpins, so nobody else's break of them gets in between. Two holders of the same pages who do this to
+    /// each other do not deadlock; the one who came first has its turn first.
+    ///
+    /// # Errors
+    ///
+    /// Gives the pin back if it is of another guard, or if the guard was closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let pin = guard.try_pin(0..4)?;
+    /// let other = LayoutGuard::<()>::default();
+    /// let pin = pin.into_break(&other).unwrap_err();
+    /// let proof = pin.into_break(&guard).unwrap().wait()?;
+    /// assert!(guard.try_pin(3..4).is_err());
+    /// # drop(proof);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn into_break<M>(self, guard: &LayoutGuard<M>) -> Result<BreakLayouts<'_, M>, PagePin> {
+        if !self.is_of(guard) {
+            return Err(self);
         }
-        record.reopen(id);
-        self.id = None;
-        Poll::Ready(())
-    }
-}
-
-waitable! {
-    impl['g, M] Close<'g, M> => ();
-    panic: "If it has yielded its output before.";
-}
-
-impl<M> Drop for Close<'_, M> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            self.guard.record().reopen(id);
+        let record = guard.record();
+        let ranges = Ranges::from(self.range());
+        match record.close_ranges(ranges.clone()) {
+            Err(_) => Err(self),
+            Ok(turn) => {
+                // It counts this pin, as does every break before it.
+                drop(self);
+                let breaking = BreakLayouts {
+                    guard: GuardRef::Borrowed(guard),
+                    ranges,
+                    state: State::Queued(turn),
+                };
+                Ok(breaking)
+            }
         }
-    }
-}
-
-impl<M> fmt::Debug for Close<'_, M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Close")
-            .field("done", &self.id.is_none())
-            .finish_non_exhaustive()
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::guard::{GuardRef, LayoutGuard};
 use crate::range::PageRange;
-use crate::raw::queue::Ranges;
+use crate::raw::entry::Ranges;
 
 /// The proof: while it lives, its ranges are closed, and no pin or lease overlaps them.
 ///
@@ -34,12 +34,26 @@ pub struct Drained<'g, M> {
     guard: GuardRef<'g, M>,
     ranges: Ranges,
     id: u64,
+    /// Somebody else reopens it.
+    lent: bool,
 }
 
 impl<'g, M> Drained<'g, M> {
     /// `id` names a drained entry that nobody else will take out.
     pub(crate) fn new(guard: GuardRef<'g, M>, ranges: Ranges, id: u64) -> Self {
-        Self { guard, ranges, id }
+        Self {
+            guard,
+            ranges,
+            id,
+            lent: false,
+        }
+    }
+
+    /// The same, for one that is taken out by somebody else, later.
+    pub(crate) fn lent(guard: GuardRef<'g, M>, ranges: Ranges, id: u64) -> Self {
+        let mut proof = Self::new(guard, ranges, id);
+        proof.lent = true;
+        proof
     }
 
     /// The ranges that are closed and idle, in order and apart from each other.
@@ -131,7 +145,9 @@ impl<'g, M> Drained<'g, M> {
 
 impl<M> Drop for Drained<'_, M> {
     fn drop(&mut self) {
-        self.guard.record().reopen(self.id);
+        if !self.lent {
+            self.guard.record().reopen(self.id);
+        }
     }
 }
 

@@ -27,6 +27,14 @@ pub enum RangeError {
     /// The range names the page `u64::MAX`, which is not addressable.
     #[error("page u64::MAX is not addressable: the last page is u64::MAX - 1")]
     Unaddressable,
+    /// The pages lie outside of what is held.
+    #[error("pages {start}..{end} are not all held: only a part of a lease can be kept")]
+    Outside {
+        /// The start that was given.
+        start: u64,
+        /// The end that was given.
+        end: u64,
+    },
     /// The page size is not a power of two.
     #[error("page size {page_size} is not a power of two")]
     PageSize {

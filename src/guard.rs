@@ -3,11 +3,13 @@
 use std::any::Any;
 use std::fmt;
 use std::ops::{Deref, RangeBounds};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::holders::Holder;
 use crate::range::PageRange;
 use crate::raw::adapt::Barrier;
+use crate::raw::queue::Claim;
 use crate::raw::record::Record;
 
 /// Tracks who uses the pages of one mapping, and closes ranges of it until nobody does.
@@ -47,6 +49,19 @@ pub struct LayoutGuard<M> {
     /// How to keep the map beyond the guard: made where `M: Send + 'static` is known.
     keep: fn(M) -> Box<dyn Any + Send>,
     record: &'static Record,
+    /// How to free what has been retired: put in where `M: BlockMap` is known.
+    pub(crate) freer: OnceLock<Freer<M>>,
+}
+
+/// Frees the blocks of a retirement, or gives it up.
+pub(crate) type Freer<M> = fn(&LayoutGuard<M>, Claim, Verdict) -> u64;
+
+/// What is to become of a retirement.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Free,
+    /// Its blocks stay where they are.
+    GiveUp,
 }
 
 impl<M: Send + 'static> LayoutGuard<M> {
@@ -78,6 +93,7 @@ impl<M: Send + 'static> LayoutGuard<M> {
             map: Some(map),
             keep: |map| Box::new(map),
             record: Record::obtain(barrier),
+            freer: OnceLock::new(),
         }
     }
 }
@@ -163,6 +179,31 @@ impl<M> LayoutGuard<M> {
             breaks: counts.breaks,
             breaks_waited: counts.waited,
             queued: counts.queued as u64,
+            leases: counts.leases as u64,
+            retired_pages: counts.retired_pages,
+            wait_p50: counts.waits[0],
+            wait_p99: counts.waits[1],
+            wait_max: counts.waits[2],
+        }
+    }
+
+    /// The closing `id` waits: runs the retirements that are left before it, and gives up those that
+    /// wait for the log and nothing else. Whether there were any.
+    pub(crate) fn run_left(&self, id: u64) -> bool {
+        let Some(free) = self.freer.get() else {
+            return false;
+        };
+        let record = self.record;
+        let mut any = false;
+        loop {
+            if let Some(claim) = record.claim_retired() {
+                free(self, claim, Verdict::Free);
+            } else if let Some(claim) = record.give_up_retired(id) {
+                free(self, claim, Verdict::GiveUp);
+            } else {
+                return any;
+            }
+            any = true;
         }
     }
 
@@ -189,6 +230,7 @@ impl<M> fmt::Debug for LayoutGuard<M> {
         match self.record.try_counts() {
             Some(counts) => f
                 .field("pins", &counts.pins)
+                .field("leases", &counts.leases)
                 .field("queued", &counts.queued)
                 .field("breaks", &counts.breaks)
                 .finish(),
@@ -211,6 +253,17 @@ pub struct Stats {
     /// Entries in the queue now: breaks with or without their proof, and pinners who wait or have not
     /// fetched their grant or refusal yet.
     pub queued: u64,
+    /// Leases that are outstanding now.
+    pub leases: u64,
+    /// Pages that have been [retired](LayoutGuard::retire) and are not freed yet.
+    pub retired_pages: u64,
+    /// How long breaks have waited that had to and got their proof: the median, to within an eighth. `None`:
+    /// none has.
+    pub wait_p50: Option<Duration>,
+    /// The 99th percentile of the same.
+    pub wait_p99: Option<Duration>,
+    /// The longest of the same.
+    pub wait_max: Option<Duration>,
 }
 
 /// A borrowed or a shared guard: what a break and its proof hold on to.

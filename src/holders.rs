@@ -66,6 +66,11 @@ impl Holder {
         }
     }
 
+    pub(crate) fn labelled(mut self, label: Option<Cow<'static, str>>) -> Self {
+        self.label = label;
+        self
+    }
+
     /// The pages it holds.
     pub fn range(&self) -> PageRange {
         self.range

@@ -53,28 +53,40 @@ struct Readme;
 
 mod block_map;
 mod breaking;
+mod closing;
 mod drained;
 mod error;
 mod guard;
 mod holders;
+mod lease;
 pub mod maps;
 mod pin;
 mod range;
 mod raw;
+mod recall;
+mod retire;
+mod several;
 mod sync;
+mod token;
 
 pub use block_map::{BlockMap, BlockOp};
-pub use breaking::{BreakLayouts, Close};
+pub use breaking::BreakLayouts;
+pub use closing::Close;
 pub use drained::Drained;
 pub use error::{BreakError, OpError, PinError, RangeError, TryBreakError, TryPinError};
 pub use guard::{LayoutGuard, Stats};
 pub use holders::{Holder, HolderKind};
+pub use lease::{LayoutLease, LeasePages};
 pub use pin::{PagePin, PinPages};
 pub use range::PageRange;
 pub use raw::adapt::Barrier;
+pub use recall::{BreakLeases, LeaseFree, Recalled};
+pub use retire::{Retired, RetiredReady};
+pub use several::{AnyGuard, BreakMany, DrainedMany, DrainedOf, break_layouts_of};
+pub use token::PinToken;
 
 /// For models: what the end of a thread does, at a time when loom's statics are still there.
 #[cfg(lease_loom)]
 pub fn leave_thread() {
-    raw::slots::leave_thread();
+    raw::blocks::leave_thread();
 }

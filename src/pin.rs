@@ -8,9 +8,10 @@ use std::task::Poll;
 use crate::error::{PinError, RangeError, TryPinError};
 use crate::guard::LayoutGuard;
 use crate::range::PageRange;
-use crate::raw::protocol::{Refusal, Ticket};
+use crate::raw::protocol::Refusal;
 use crate::raw::record::Record;
 use crate::raw::slots::Slot;
+use crate::raw::turns::{Shut, Taken, Ticket};
 use crate::raw::wait::{Step, Via, waitable};
 
 /// A pinned page range: while it lives, no break of any of its pages ends.
@@ -44,6 +45,24 @@ pub struct PagePin {
 }
 
 impl PagePin {
+    /// The slot is filled for the record, and nobody else will clear it.
+    #[inline(always)]
+    pub(crate) fn new(slot: &'static Slot, record: &'static Record) -> Self {
+        Self { slot, record }
+    }
+
+    /// Its slot, which the caller has to give back now.
+    pub(crate) fn into_slot(self) -> &'static Slot {
+        let slot = self.slot;
+        std::mem::forget(self);
+        slot
+    }
+
+    /// Whether it is a pin of this guard.
+    pub(crate) fn is_of<M>(&self, guard: &LayoutGuard<M>) -> bool {
+        std::ptr::eq(self.record, guard.record())
+    }
+
     /// The pages that are pinned.
     pub fn range(&self) -> PageRange {
         self.slot.range()
@@ -68,6 +87,66 @@ impl PagePin {
     /// ```
     pub fn is_breaking(&self) -> bool {
         self.record.is_closed(self.range())
+    }
+
+    /// Pins `pages` (page indices, half-open) for the operation that holds this pin: passes also where
+    /// `pages` are closed, if every break that closes some of them already waits for this very pin.
+    ///
+    /// For an operation that finds in the middle that it needs another page: with
+    /// [`try_pin`](LayoutGuard::try_pin) it would be refused, and waiting for the page would be waiting for
+    /// a break that waits for itself. The breaks then wait for both pins. An extension cannot be extended,
+    /// so a break still ends after the releases of those it began with and one generation more (promise
+    /// **I5**).
+    ///
+    /// # Blocking
+    ///
+    /// Never waits. Takes the mapping's lock if some of the pages are closed.
+    ///
+    /// # Errors
+    ///
+    /// [`TryPinError::Breaking`]: a break of some of the pages does not wait for this pin, or this pin is
+    /// itself an extension. [`TryPinError::Closed`]: the guard was closed.
+    /// [`TryPinError::WrongGuard`]: the pin is of another guard. [`TryPinError::Range`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, TryPinError};
+    /// let guard = LayoutGuard::<()>::default();
+    /// let first = guard.try_pin(1..2)?;
+    /// let breaking = guard.break_layouts(0..4);
+    /// assert_eq!(guard.try_pin(2..3).unwrap_err(), TryPinError::Breaking);
+    /// let second = first.extend(&guard, 2..3)?; // the same operation goes on
+    /// assert_eq!(second.extend(&guard, 3..4).unwrap_err(), TryPinError::Breaking);
+    /// drop(first);
+    /// assert!(!breaking.is_drained());
+    /// drop(second);
+    /// assert!(breaking.is_drained());
+    /// # Ok::<(), TryPinError>(())
+    /// ```
+    #[track_caller]
+    pub fn extend<M>(
+        &self,
+        guard: &LayoutGuard<M>,
+        pages: impl RangeBounds<u64>,
+    ) -> Result<PagePin, TryPinError> {
+        let range = PageRange::from_bounds(pages)?;
+        if !self.is_of(guard) {
+            return Err(TryPinError::WrongGuard);
+        }
+        match self.record.extend(self.slot, range, Location::caller()) {
+            Ok(slot) => Ok(PagePin::new(slot, self.record)),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+}
+
+impl From<Refusal> for TryPinError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Breaking => TryPinError::Breaking,
+            Refusal::Closed => TryPinError::Closed,
+        }
     }
 }
 
@@ -126,11 +205,8 @@ impl<M> LayoutGuard<M> {
         let range = PageRange::from_bounds(pages)?;
         let record = self.record();
         match record.try_pin(range, Location::caller()) {
-            Some(slot) => Ok(PagePin { slot, record }),
-            None => Err(match record.refusal() {
-                Refusal::Breaking => TryPinError::Breaking,
-                Refusal::Closed => TryPinError::Closed,
-            }),
+            Some(slot) => Ok(PagePin::new(slot, record)),
+            None => Err(record.refusal().into()),
         }
     }
 
@@ -213,7 +289,7 @@ impl<M> Step for PinPages<'_, M> {
 
     fn step(&mut self, via: Via<'_>) -> Poll<Self::Output> {
         let record = self.guard.record();
-        let pinned = |slot| Poll::Ready(Ok(PagePin { slot, record }));
+        let pinned = |slot| Poll::Ready(Ok(PagePin::new(slot, record)));
         loop {
             match self.state {
                 PinState::Refused(error) => {
@@ -226,24 +302,30 @@ impl<M> Step for PinPages<'_, M> {
                         return pinned(slot);
                     }
                     match record.queue_pin(range, self.location) {
-                        Ok(Ticket::Granted(slot)) => return pinned(slot),
+                        Ok(Ticket::Granted(Taken::Pin(slot))) => return pinned(slot),
                         Ok(Ticket::Waiting(id)) => self.state = PinState::Queued { id, range },
-                        Err(_) => return Poll::Ready(Err(PinError::Closed)),
+                        Ok(Ticket::Granted(Taken::Lease(_))) | Err(Shut) => {
+                            return Poll::Ready(Err(PinError::Closed));
+                        }
                     }
                 }
                 PinState::Queued { id, .. } => {
-                    let Some(answer) = record.poll_pin(id, via) else {
+                    let Some(answer) = record.poll_taker(id, via) else {
                         return Poll::Pending;
                     };
                     self.state = PinState::Done;
                     return match answer {
-                        Ok(slot) => pinned(slot),
-                        Err(_) => Poll::Ready(Err(PinError::Closed)),
+                        Ok(Taken::Pin(slot)) => pinned(slot),
+                        Ok(Taken::Lease(_)) | Err(Shut) => Poll::Ready(Err(PinError::Closed)),
                     };
                 }
                 PinState::Done => panic!("`PinPages` polled after its output"),
             }
         }
+    }
+
+    fn progress(&self) -> Option<u64> {
+        Some(self.guard.record().progress())
     }
 }
 
@@ -255,7 +337,7 @@ waitable! {
 impl<M> Drop for PinPages<'_, M> {
     fn drop(&mut self) {
         if let PinState::Queued { id, .. } = self.state {
-            self.guard.record().cancel_pin(id);
+            self.guard.record().cancel_taker(id);
         }
     }
 }

@@ -9,7 +9,10 @@ mod real {
     pub(crate) use crossbeam_utils::atomic::AtomicCell;
     pub(crate) use event_listener::{Event, EventListener, Listener};
     pub(crate) use parking_lot::{Mutex, MutexGuard};
-    pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, compiler_fence, fence};
+    pub(crate) use std::hint::spin_loop;
+    pub(crate) use std::sync::atomic::{
+        AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
+    };
 
     /// A process-wide value.
     macro_rules! process_static {

@@ -93,10 +93,39 @@ pub(crate) struct Mode {
 }
 
 /// The barrier that a closing needs.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Needs {
     Fence,
     Everywhere,
+}
+
+/// The barrier that was executed.
+#[derive(Clone, Copy)]
+pub(crate) enum Executed {
+    Fence,
+    /// On every thread, for this many nanoseconds.
+    Everywhere(u32),
+    /// None was to be had.
+    Nothing,
+}
+
+impl Needs {
+    /// Has a full barrier executed.
+    pub(crate) fn execute(self) -> Executed {
+        match self {
+            Needs::Fence => {
+                barrier::full();
+                Executed::Fence
+            }
+            Needs::Everywhere => {
+                let start = Instant::now();
+                if !barrier::everywhere() {
+                    return Executed::Nothing;
+                }
+                Executed::Everywhere(start.elapsed().as_nanos().min(100_000) as u32)
+            }
+        }
+    }
 }
 
 impl Mode {
@@ -139,22 +168,18 @@ impl Mode {
         Needs::Everywhere
     }
 
-    /// Has a full barrier executed, and remembers what it cost. `false`: there was none.
-    pub(crate) fn execute(&mut self, needs: Needs) -> bool {
-        match needs {
-            Needs::Fence => {
-                barrier::full();
-                true
-            }
-            Needs::Everywhere => {
-                let start = Instant::now();
-                let done = barrier::everywhere();
-                let paid = start.elapsed().as_nanos().min(100_000) as u32;
+    /// Remembers what the barrier behind the closing has cost, and from when on fences suffice. `false`:
+    /// there was no barrier.
+    pub(crate) fn learn(&mut self, executed: Executed) -> bool {
+        match executed {
+            Executed::Fence => {}
+            Executed::Everywhere(paid) => {
                 self.price = self.price - self.price / 4 + paid / 4;
-                self.trusted = done && self.fenced;
-                done
+                self.trusted = self.fenced;
             }
+            Executed::Nothing => self.trusted = false,
         }
+        !matches!(executed, Executed::Nothing)
     }
 
     /// `pins` fenced pins have been counted. `true`: the countdown has run out, and the gate is to be

@@ -56,6 +56,19 @@ impl<T, const FIRST: usize> Arena<T, FIRST> {
         self.chunks.get(chunk)?.get()?.get(offset)
     }
 
+    /// The index of the entry that has `address` in it.
+    pub(crate) fn position_of(&self, address: usize) -> Option<usize> {
+        let mut index = 0;
+        for chunk in self.chunks.iter().map_while(OnceLock::get) {
+            let within = address.wrapping_sub(chunk.as_ptr().addr()) / size_of::<T>();
+            if within < chunk.len() {
+                return Some(index + within);
+            }
+            index += chunk.len();
+        }
+        None
+    }
+
     /// The entries that are in use now, in the order in which they came into use.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         // Pairs with the Release store in `push`.
@@ -105,7 +118,10 @@ mod tests {
         for n in 1..1_000 {
             assert_eq!(*arena.push(|i| i), n);
             assert_eq!(arena.get(n), Some(&n));
+            let address = std::ptr::from_ref(arena.get(n).unwrap()).addr();
+            assert_eq!(arena.position_of(address), Some(n));
         }
+        assert_eq!(arena.position_of(std::ptr::from_ref(&arena).addr()), None);
         assert!(std::ptr::eq(first, arena.iter().next().unwrap()));
         assert!(arena.iter().copied().eq(0..1_000));
     }

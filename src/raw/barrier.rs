@@ -60,26 +60,23 @@ pub(crate) fn full() {
 /// it could not be had, and nothing may be concluded from what the slots say.
 pub(crate) fn everywhere() -> bool {
     // Pairs with `light`, see there.
-    if cfg!(lease_loom) {
-        #[cfg(not(lease_mutant = "heavy_missing"))]
-        fence(Ordering::SeqCst);
-        return true;
-    }
-    cfg!(lease_mutant = "heavy_missing") || system::membarrier() || system::visit_every_cpu()
+    cfg!(lease_mutant = "heavy_missing") || system::everywhere()
 }
 
 /// Whether [`everywhere`] can be had in this process: decided once, before the first slot is filled.
 pub(crate) fn can_reach_everywhere() -> bool {
     static REGISTERED: OnceLock<bool> = OnceLock::new();
-    cfg!(lease_loom) || *REGISTERED.get_or_init(system::register)
+    *REGISTERED.get_or_init(system::register)
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(lease_loom)))]
 mod system {
     use rustix::io::Errno;
     use rustix::thread::{
         CpuSet, MembarrierCommand, membarrier as call, sched_getaffinity, sched_setaffinity,
     };
+
+    use crate::sync::{AtomicU64, Mutex, Ordering, fence};
 
     /// Asks for expedited barriers; the kernel refuses the barrier itself to who has not asked. The
     /// registration is inherited by a forked child.
@@ -88,7 +85,33 @@ mod system {
             && call(MembarrierCommand::PrivateExpedited).is_ok()
     }
 
-    pub(super) fn membarrier() -> bool {
+    /// Barriers that have been begun.
+    static BEGUN: AtomicU64 = AtomicU64::new(0);
+    /// Whose turn it is to begin one, and whether the last one was to be had.
+    static TURN: Mutex<bool> = Mutex::new(false);
+
+    /// Executes a barrier, or waits for one that somebody else has begun meanwhile.
+    ///
+    /// Problem: the system executes one barrier after the other, and each interrupts everybody. Idea: a
+    /// barrier serves every breaker whose gate was closed before it was *begun*, of whichever mapping. So
+    /// breakers look how many have been begun before they queue up, and whoever finds one more when its
+    /// turn comes, need not begin another: that one is over. One that had been begun before the
+    /// closing would prove nothing.
+    pub(super) fn everywhere() -> bool {
+        // Between the closing of the gate and the look at the count. Pairs with the barrier: who begins one
+        // counts first, so if we do not see that count, it will make our closing visible.
+        fence(Ordering::SeqCst);
+        let before = BEGUN.load(Ordering::Relaxed);
+        let mut had = TURN.lock();
+        let begun = BEGUN.load(Ordering::Relaxed);
+        if begun == before || !*had {
+            BEGUN.store(begun + 1, Ordering::Relaxed);
+            *had = membarrier() || visit_every_cpu();
+        }
+        *had
+    }
+
+    fn membarrier() -> bool {
         call(MembarrierCommand::PrivateExpedited).is_ok()
     }
 
@@ -96,7 +119,7 @@ mod system {
     /// place since): run on every processor in turn. For this thread to run there, whichever thread was
     /// running there must have passed the scheduler, which is a full barrier; and a thread that moves
     /// behind our back passes it too.
-    pub(super) fn visit_every_cpu() -> bool {
+    fn visit_every_cpu() -> bool {
         let Ok(home) = sched_getaffinity(None) else {
             return false;
         };
@@ -117,17 +140,28 @@ mod system {
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", lease_loom)))]
 mod system {
     pub(super) fn register() -> bool {
         false
     }
 
-    pub(super) fn membarrier() -> bool {
+    pub(super) fn everywhere() -> bool {
         false
     }
+}
 
-    pub(super) fn visit_every_cpu() -> bool {
-        false
+/// The model checker has no such barrier: a fence on each side stands for its point, see [`light`].
+#[cfg(lease_loom)]
+mod system {
+    use crate::sync::{Ordering, fence};
+
+    pub(super) fn register() -> bool {
+        true
+    }
+
+    pub(super) fn everywhere() -> bool {
+        fence(Ordering::SeqCst);
+        true
     }
 }

@@ -159,6 +159,12 @@ impl Gate {
         self.word.load(WORD_SEEN) & FINAL != 0
     }
 
+    /// Whether anything is closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        // A hint: whoever acts on it takes the lock.
+        self.word.load(Relaxed) & !FENCED != 0
+    }
+
     /// Whether some page of `range` is closed. Takes no lock; a reader only starts again when a breaker
     /// has got something done meanwhile.
     pub(crate) fn overlaps(&self, range: PageRange) -> bool {

@@ -1,195 +1,46 @@
-//! The queue of one mapping: tickets for breaks and waiting pinners, and what becomes of them.
+//! The queue of one mapping: tickets for breaks and for those who wait for pages, and what becomes of them.
 //!
 //! Problem: overlapping breaks must have their turn one after the other, a stream of breaks must not
 //! starve a pinner, nor a stream of pins a break (I3, I5). Idea: one list in ticket order; everybody
-//! waits only for entries before it that overlap it.
+//! waits only for entries before it that overlap it, see [`entry`](crate::raw::entry).
 //!
-//! | entry | waits for | becomes | by |
-//! | --- | --- | --- | --- |
-//! | pin, `Waiting` | earlier breaks that overlap | `Granted`: the slot is filled on its behalf | whoever takes the last of them out |
-//! | break, `Queued` | earlier breaks and waiting pins that overlap | `Draining` | whoever takes the last of them out |
-//! | break, `Draining` | pins that overlap | `Drained`: the proof | the last of them, or the breaker itself |
-//! | break, `Drained` | – | gone | the proof's drop |
-//! | pin or break that is waiting | – | `Refused` | the guard's close |
-//!
-//! A closing guard and a dropped guard whose pins live on are breaks of everything.
-//!
-//! A draining break counts the pins that it waits for. Every pin counted takes itself off when it is
+//! A draining break counts the holders that it waits for. Every pin counted takes itself off when it is
 //! released, for the scan that counted it came after the closing, so its release sees the gate closed.
 //! A pin that the scan just missed may take itself off too; so at 0 the slots are scanned again, and
 //! only a clean scan drains (I2, I6). Nothing can be counted too little for ever: that would be a lost
-//! wake.
+//! wake. Extensions are granted under the lock and added to the count; leases come and go under it.
 
 use std::any::Any;
 use std::mem;
-use std::panic::Location;
 use std::sync::Arc;
-use std::time::Instant;
 
+use crate::holders::HolderKind;
 use crate::range::PageRange;
-use crate::raw::scan;
-use crate::raw::slots::{self, Slot};
+use crate::raw::entry::{BreakState, Entry, Ranges, Retired, TakerState, Wants, What, join};
+use crate::raw::leases::Leases;
 use crate::raw::wait::Bell;
+use crate::raw::waits::Waits;
+use crate::raw::{blocks, scan};
 
-/// The ranges of one break: in order, and apart from each other.
-#[derive(Clone)]
-pub(crate) enum Ranges {
-    None,
-    One([PageRange; 1]),
-    Many(Arc<[PageRange]>),
-}
-
-impl Ranges {
-    pub(crate) fn as_slice(&self) -> &[PageRange] {
-        match self {
-            Ranges::None => &[],
-            Ranges::One(one) => one,
-            Ranges::Many(many) => many,
-        }
-    }
-
-    pub(crate) fn overlaps(&self, range: &PageRange) -> bool {
-        self.as_slice().iter().any(|r| r.overlaps(range))
-    }
-
-    fn overlap(&self, other: &Ranges) -> bool {
-        self.as_slice().iter().any(|r| other.overlaps(r))
-    }
-
-    /// Puts ranges in order and joins those that overlap or touch.
-    pub(crate) fn normalized(mut ranges: Vec<PageRange>) -> Ranges {
-        join(&mut ranges);
-        match ranges.as_slice() {
-            [] => Ranges::None,
-            [one] => Ranges::One([*one]),
-            _ => Ranges::Many(ranges.into()),
-        }
-    }
-}
-
-impl From<PageRange> for Ranges {
-    fn from(range: PageRange) -> Self {
-        Ranges::One([range])
-    }
-}
-
-fn join(ranges: &mut Vec<PageRange>) {
-    ranges.sort_unstable();
-    ranges.dedup_by(|next, last| {
-        let touches = next.start() <= last.end();
-        if touches {
-            let end = last.end().max(next.end());
-            *last = PageRange::new(last.start(), end).unwrap_or(*last);
-        }
-        touches
-    });
-}
-
-/// One who is in the queue.
-pub(crate) struct Entry {
-    pub(crate) id: u64,
-    pub(crate) ranges: Ranges,
-    pub(crate) what: What,
-    /// Rung once, when the entry has become what it waited to be.
-    pub(crate) bell: Bell,
-    /// When a break found that it had to wait.
-    pub(crate) since: Option<Instant>,
-}
-
-pub(crate) enum What {
-    Pin {
-        range: PageRange,
-        location: &'static Location<'static>,
-        state: PinState,
-    },
-    Break(BreakState),
-    /// The guard is closing: nobody gets a proof, but whoever closes wants to know when it is idle.
-    Close(BreakState),
-    /// The guard was dropped under live pins; the last of them takes the map with it.
-    Abandoned {
-        remaining: usize,
-        map: Box<dyn Any + Send>,
-    },
-}
-
-pub(crate) enum PinState {
-    Waiting,
-    /// The slot is filled. Whoever takes the entry out **must** hand the slot on or free it.
-    Granted(&'static Slot),
-    Refused,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BreakState {
-    /// Somebody is before it.
-    Queued,
-    /// Nobody is before it; pins are left.
-    Draining {
-        remaining: usize,
-    },
-    /// Nothing is left. Whoever takes the entry out **must** publish the gate and settle the rest.
-    Drained,
-    Refused,
-}
-
-impl Entry {
-    /// Whether it keeps later breaks that overlap it waiting. A closing does not: behind it there is
-    /// nothing but other closings, which want the same.
-    fn blocks_breaks(&self) -> bool {
-        match &self.what {
-            What::Pin { state, .. } => matches!(state, PinState::Waiting),
-            What::Close(_) => false,
-            _ => self.closes(),
-        }
-    }
-
-    /// Nothing is left that it would have to wait for.
-    pub(crate) fn set_drained(&mut self) {
-        if let What::Break(state) | What::Close(state) = &mut self.what {
-            *state = BreakState::Drained;
-        }
-    }
-
-    /// Whether its ranges are closed.
-    fn closes(&self) -> bool {
-        match &self.what {
-            What::Pin { .. } => false,
-            What::Break(state) | What::Close(state) => *state != BreakState::Refused,
-            What::Abandoned { .. } => true,
-        }
-    }
-
-    /// Whether it is a break that waits for nobody any more.
-    pub(crate) fn is_drained(&self) -> bool {
-        matches!(
-            self.what,
-            What::Break(BreakState::Drained) | What::Close(BreakState::Drained)
-        )
-    }
-
-    /// Closes for good: what it waits for can't be found out.
-    pub(crate) fn never_drain(&mut self) {
-        if let What::Break(state) | What::Close(state) = &mut self.what {
-            let remaining = usize::MAX;
-            *state = BreakState::Draining { remaining };
-        }
-    }
-
-    /// How many pins it still waits for, if it is draining.
-    pub(crate) fn draining(&mut self) -> Option<&mut usize> {
-        match &mut self.what {
-            What::Break(BreakState::Draining { remaining })
-            | What::Close(BreakState::Draining { remaining })
-            | What::Abandoned { remaining, .. } => Some(remaining),
-            _ => None,
-        }
-    }
-}
-
-/// The entries in ticket order.
+/// The entries in ticket order, and what only few mappings have need of.
 #[derive(Default)]
 pub(crate) struct Queue {
     entries: Vec<Entry>,
+    ledger: Option<Box<Ledger>>,
+}
+
+/// What only mappings with leases, retirements or waiting breaks have need of.
+#[derive(Default)]
+pub(super) struct Ledger {
+    pub(super) leases: Leases,
+    /// Breaks that found somebody to wait for.
+    pub(super) waited: u64,
+    /// How long those that have got their proof have waited.
+    pub(super) waits: Waits,
+    /// Everything up to here is on media.
+    pub(super) durable: u64,
+    /// Those who want to be told when some retirement is ready.
+    pub(super) reclaimers: Vec<(u64, Bell)>,
 }
 
 /// Those to be woken once the lock is released.
@@ -200,14 +51,18 @@ pub(crate) struct Wakes {
 }
 
 impl Wakes {
-    fn add(&mut self, bell: Bell) {
+    pub(crate) fn add(&mut self, bell: Bell) {
         match self.first {
             None => self.first = Some(bell),
             Some(_) => self.more.push(bell),
         }
     }
 
-    pub(crate) fn wake(self) {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(crate) fn ring(self) {
         for bell in self.first.into_iter().chain(self.more) {
             bell.ring();
         }
@@ -215,59 +70,64 @@ impl Wakes {
 }
 
 impl Queue {
-    pub(crate) fn push(&mut self, entry: Entry) {
+    pub(super) fn push(&mut self, entry: Entry) {
         self.entries.push(entry);
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
     }
 
-    pub(crate) fn get(&mut self, id: u64) -> Option<&mut Entry> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.entries.iter_mut()
+    }
+
+    pub(super) fn get(&mut self, id: u64) -> Option<&mut Entry> {
         self.entries.iter_mut().find(|e| e.id == id)
     }
 
     /// Takes an entry out, and tells the place from which the rest must be settled. The entry is to be
     /// dropped when the lock is released: it has a waker in it.
-    pub(crate) fn remove(&mut self, id: u64) -> Option<(Entry, usize)> {
+    pub(super) fn remove(&mut self, id: u64) -> Option<(Entry, usize)> {
         let at = self.entries.iter().position(|e| e.id == id)?;
         Some((self.entries.remove(at), at))
     }
 
     /// Takes everything out, to be dropped when the lock is released.
-    pub(crate) fn take(&mut self) -> Vec<Entry> {
+    pub(super) fn take(&mut self) -> Vec<Entry> {
         mem::take(&mut self.entries)
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    pub(super) fn ledger(&self) -> Option<&Ledger> {
+        self.ledger.as_deref()
+    }
+
+    pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
+        self.ledger.get_or_insert_default()
     }
 
     /// Gives `half` of the drained entry `id` an entry of its own with the same place in the queue, and
     /// leaves `rest` to it.
-    pub(crate) fn split(&mut self, id: u64, rest: Ranges, half: Entry) {
+    pub(super) fn split(&mut self, id: u64, rest: Ranges, half: Entry) {
         if let Some(at) = self.entries.iter().position(|e| e.id == id) {
             self.entries[at].ranges = rest;
             self.entries.insert(at + 1, half);
         }
     }
 
-    /// Whether an active or queued break overlaps `range`.
-    pub(crate) fn is_closed(&self, range: &PageRange) -> bool {
+    /// Whether a new entry of `ranges` would have to wait for somebody in the queue.
+    pub(super) fn is_taken(&self, ranges: &Ranges, what: &What) -> bool {
         self.entries
             .iter()
-            .any(|e| e.closes() && e.ranges.overlaps(range))
+            .any(|e| e.keeps_waiting(what) && e.ranges.overlap(ranges))
     }
 
-    /// Whether a new break of `ranges` would have to wait for somebody in the queue.
-    pub(crate) fn is_taken(&self, ranges: &Ranges) -> bool {
-        self.entries
-            .iter()
-            .any(|e| e.blocks_breaks() && e.ranges.overlap(ranges))
-    }
-
-    /// All that is closed, in order and apart.
-    pub(crate) fn closed(&self) -> Closed {
+    /// All that is closed to pins, in order and apart.
+    pub(super) fn closed(&self) -> Closed {
         let mut closing = self.entries.iter().filter(|e| e.closes());
         let first = closing.next();
         let Some(second) = closing.next() else {
@@ -280,83 +140,153 @@ impl Queue {
         Closed::Many(all)
     }
 
-    /// Brings everything from place `from` on up to date with what is before it: grants pins and starts
-    /// draining where nobody is in the way any more. One pass does, for nobody waits for later ones.
-    pub(crate) fn settle(&mut self, record: u32, from: usize, wakes: &mut Wakes) {
-        for at in from..self.entries.len() {
-            let (before, rest) = self.entries.split_at_mut(at);
-            let entry = &mut rest[0];
-            match &mut entry.what {
-                What::Pin {
-                    range,
-                    location,
-                    state: state @ PinState::Waiting,
-                } => {
-                    let blocked = before
-                        .iter()
-                        .any(|e| e.closes() && e.ranges.overlaps(range));
-                    if !blocked {
-                        // Still under the lock: a break that has to wait for this pin scans later,
-                        // and sees it (I5).
-                        let slot = slots::publish_for_another(record, *range, location);
-                        slot.confirm();
-                        *state = PinState::Granted(slot);
-                        wakes.add(mem::take(&mut entry.bell));
-                    }
-                }
-                What::Break(BreakState::Queued) | What::Close(BreakState::Queued) => {
-                    let blocked = before
-                        .iter()
-                        .any(|e| e.blocks_breaks() && e.ranges.overlap(&entry.ranges));
-                    if !blocked {
-                        entry.drain(record, wakes);
-                    }
-                }
-                _ => {}
-            }
-        }
+    /// Whether a range that overlaps `range` is closed to pins.
+    pub(super) fn is_closed(&self, range: &PageRange) -> bool {
+        self.entries
+            .iter()
+            .any(|e| e.closes() && e.ranges.overlaps(range))
     }
 
-    /// A pin of `range` is gone: takes it off every break that waits for it.
-    pub(crate) fn released(&mut self, record: u32, range: &PageRange, wakes: &mut Wakes) {
-        for entry in &mut self.entries {
-            if !entry.ranges.overlaps(range) {
+    /// The smallest range that has everything in it that is wanted of the lease of `range`.
+    pub(super) fn wanted(&self, range: &PageRange) -> Option<PageRange> {
+        let wanting = self.entries.iter().filter(|e| e.closes_to_leases());
+        wanting
+            .filter_map(|e| e.ranges.hull_within(range))
+            .reduce(|a, b| PageRange::reassembled(a.start().min(b.start()), a.end().max(b.end())))
+    }
+
+    /// Brings everything from place `from` on up to date with what is before it: grants pins and leases
+    /// and starts draining where nobody is in the way any more. One pass does, for nobody waits for later
+    /// ones.
+    pub(super) fn settle(&mut self, record: u32, from: usize, wakes: &mut Wakes) {
+        for at in from..self.entries.len() {
+            let (before, rest) = self.entries.split_at(at);
+            let entry = &rest[0];
+            let waits = match &entry.what {
+                What::Taker(taker) => taker.is_waiting(),
+                _ => entry.state() == Some(BreakState::Queued),
+            };
+            let blocked =
+                |e: &Entry| e.keeps_waiting(&entry.what) && e.ranges.overlap(&entry.ranges);
+            if !waits || before.iter().any(blocked) {
+                continue;
+            }
+            match &mut self.entries[at].what {
+                What::Taker(taker) => {
+                    // Still under the lock: a break that has to wait for this pin scans later, and sees
+                    // it (I5).
+                    let (range, location) = (taker.range, taker.location);
+                    taker.state = match &mut taker.wants {
+                        Wants::Pin => {
+                            let slot = blocks::publish_for_another(record, range, location);
+                            slot.confirm();
+                            TakerState::Pinned(slot)
+                        }
+                        Wants::Lease(label) => {
+                            let label = label.take();
+                            let leases = &mut self.ledger.get_or_insert_default().leases;
+                            TakerState::Leased(leases.take(range, location, label, None))
+                        }
+                    };
+                    wakes.add(mem::take(&mut self.entries[at].bell));
+                }
+                _ => self.drain(record, at, wakes),
+            }
+        }
+        self.tell_closing(wakes);
+    }
+
+    /// A holder of `range` is gone: takes it off every break that waits for it. A lease that has been
+    /// shrunk to `kept` is still there for those who want a part of that.
+    pub(super) fn released(
+        &mut self,
+        record: u32,
+        kind: HolderKind,
+        range: &PageRange,
+        kept: Option<&PageRange>,
+        wakes: &mut Wakes,
+    ) {
+        for at in 0..self.entries.len() {
+            let entry = &mut self.entries[at];
+            let waits_for_it = kind == HolderKind::Lease || entry.waits_for_pins();
+            let kept = kept.is_some_and(|kept| entry.ranges.overlaps(kept));
+            if !waits_for_it || kept || !entry.ranges.overlaps(range) {
                 continue;
             }
             if let Some(remaining) = entry.draining() {
                 *remaining = remaining.saturating_sub(1);
                 if *remaining == 0 {
-                    entry.drain(record, wakes);
+                    self.drain(record, at, wakes);
                 }
             }
         }
     }
 
-    /// Refuses everybody who has neither a pin nor a proof yet.
-    pub(crate) fn refuse(&mut self, wakes: &mut Wakes) {
+    /// Counts the holders that the break at place `at` waits for; it is drained if there are none.
+    fn drain(&mut self, record: u32, at: usize, wakes: &mut Wakes) {
+        let entry = &mut self.entries[at];
+        let ranges = entry.ranges.as_slice();
+        let pins = if entry.waits_for_pins() {
+            scan::count(record, ranges)
+        } else {
+            0
+        };
+        let leases = self.ledger.as_ref().map_or(0, |l| l.leases.count(ranges));
+        match pins + leases {
+            0 => self.set_drained(at, wakes),
+            remaining => entry.set_state(BreakState::Draining { remaining }),
+        }
+    }
+
+    /// The break at place `at` waits for nobody any more.
+    fn set_drained(&mut self, at: usize, wakes: &mut Wakes) {
+        let entry = &mut self.entries[at];
+        entry.set_state(BreakState::Drained);
+        if let Some(since) = entry.since {
+            self.ledger
+                .get_or_insert_default()
+                .waits
+                .add(since.elapsed());
+        }
+        match &self.entries[at].what {
+            What::Retired(_) => self.tell_reclaimers(wakes),
+            _ => wakes.add(mem::take(&mut self.entries[at].bell)),
+        }
+    }
+
+    /// Nobody is left whom the break `id` would have to wait for.
+    pub(super) fn conclude(&mut self, id: u64, wakes: &mut Wakes) {
+        if let Some(at) = self.entries.iter().position(|e| e.id == id) {
+            self.set_drained(at, wakes);
+        }
+    }
+
+    /// Refuses everybody who has neither a hold nor a proof yet. Retirements stay: nobody waits for them
+    /// to be allowed.
+    pub(super) fn refuse(&mut self, wakes: &mut Wakes) {
         for entry in &mut self.entries {
-            let refused = match &mut entry.what {
-                What::Pin {
-                    state: state @ PinState::Waiting,
-                    ..
-                } => {
-                    *state = PinState::Refused;
-                    true
-                }
-                What::Break(state) if *state != BreakState::Drained => {
+            match &mut entry.what {
+                What::Taker(taker) if taker.is_waiting() => taker.state = TakerState::Refused,
+                What::Break(state) | What::LeaseBreak(state) if *state != BreakState::Drained => {
                     *state = BreakState::Refused;
-                    true
                 }
-                _ => false,
-            };
-            if refused {
-                wakes.add(mem::take(&mut entry.bell));
+                _ => continue,
             }
+            let mut bell = mem::take(&mut entry.bell);
+            bell.spoil();
+            wakes.add(bell);
+        }
+    }
+
+    /// Tells everybody who wants to know that the leases which overlap `ranges` are recalled.
+    pub(super) fn recall(&mut self, ranges: &[PageRange], wakes: &mut Wakes) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.leases.recall(ranges, wakes);
         }
     }
 
     /// The abandoned map, if nothing holds it any more.
-    pub(crate) fn take_idle_map(&mut self) -> Option<Box<dyn Any + Send>> {
+    pub(super) fn take_idle_map(&mut self) -> Option<Box<dyn Any + Send>> {
         let idle = |e: &Entry| matches!(e.what, What::Abandoned { remaining: 0, .. });
         let at = self.entries.iter().position(idle)?;
         match self.entries.remove(at).what {
@@ -364,6 +294,124 @@ impl Queue {
             _ => None,
         }
     }
+}
+
+/// Retirements.
+impl Queue {
+    fn durable(&self) -> u64 {
+        self.ledger.as_ref().map_or(0, |l| l.durable)
+    }
+
+    /// Whether the blocks of some retirement can be freed.
+    pub(super) fn has_ready(&self) -> bool {
+        let durable = self.durable();
+        self.entries
+            .iter()
+            .any(|e| matches!(&e.what, What::Retired(r) if r.is_ready(durable)))
+    }
+
+    /// Wakes those who wait for a retirement to be ready, if one is.
+    pub(super) fn tell_reclaimers(&mut self, wakes: &mut Wakes) {
+        let durable = self.durable();
+        let mut ready = false;
+        for entry in &mut self.entries {
+            if matches!(&entry.what, What::Retired(r) if r.is_ready(durable)) {
+                ready = true;
+                wakes.add(mem::take(&mut entry.bell));
+            }
+        }
+        if let Some(ledger) = self.ledger.as_mut().filter(|_| ready) {
+            let reclaimers = ledger.reclaimers.drain(..);
+            reclaimers.for_each(|(_, bell)| wakes.add(bell));
+        }
+        self.tell_closing(wakes);
+    }
+
+    /// Whoever closes the guard runs the retirements that are left, so it must be told of changes.
+    fn tell_closing(&mut self, wakes: &mut Wakes) {
+        // Nothing enters behind a closing but closings.
+        if !self
+            .entries
+            .last()
+            .is_some_and(|e| matches!(e.what, What::Close(_)))
+            || !self
+                .entries
+                .iter()
+                .any(|e| matches!(e.what, What::Retired(_)))
+        {
+            return;
+        }
+        for entry in &mut self.entries {
+            if let What::Close(_) = entry.what {
+                wakes.add(mem::take(&mut entry.bell));
+            }
+        }
+    }
+
+    /// Where `reclaimer` is told that some retirement is ready.
+    pub(super) fn reclaimer_bell(&mut self, reclaimer: u64) -> &mut Bell {
+        let all = &mut self.ledger_mut().reclaimers;
+        let at = match all.iter().position(|(r, _)| *r == reclaimer) {
+            Some(at) => at,
+            None => {
+                all.push((reclaimer, Bell::default()));
+                all.len() - 1
+            }
+        };
+        &mut all[at].1
+    }
+
+    /// `reclaimer` need not be told any more. The bell is to be dropped when the lock is released.
+    pub(super) fn unhang_reclaimer(&mut self, reclaimer: u64) -> Option<Bell> {
+        let all = &mut self.ledger.as_mut()?.reclaimers;
+        let at = all.iter().position(|(r, _)| *r == reclaimer)?;
+        Some(all.swap_remove(at).1)
+    }
+
+    /// Claims a retirement whose blocks can be freed: the one named, or the first.
+    pub(super) fn claim(&mut self, id: Option<u64>) -> Option<Claim> {
+        let durable = self.durable();
+        let ready = |e: &Entry, r: &Retired| r.is_ready(durable) && id.is_none_or(|id| id == e.id);
+        let at = self
+            .entries
+            .iter()
+            .position(|e| matches!(&e.what, What::Retired(r) if ready(e, r)))?;
+        self.claim_at(at)
+    }
+
+    /// Claims a retirement that is drained but not durable, if nothing but such is before entry `id`.
+    pub(super) fn claim_undurable_before(&mut self, id: u64) -> Option<Claim> {
+        let closing = self.entries.iter().position(|e| e.id == id)?;
+        let before = &self.entries[..closing];
+        let what = &self.entries[closing].what;
+        let undurable = |e: &Entry| matches!(&e.what, What::Retired(r) if r.state == BreakState::Drained && !r.running);
+        let in_the_way = |e: &&Entry| e.keeps_waiting(what);
+        if !before.iter().filter(in_the_way).all(undurable) {
+            return None;
+        }
+        let at = before.iter().position(undurable)?;
+        self.claim_at(at)
+    }
+
+    fn claim_at(&mut self, at: usize) -> Option<Claim> {
+        let entry = &mut self.entries[at];
+        let What::Retired(retired) = &mut entry.what else {
+            return None;
+        };
+        retired.running = true;
+        Some(Claim {
+            id: entry.id,
+            ranges: entry.ranges.clone(),
+            job: Arc::clone(&retired.job),
+        })
+    }
+}
+
+/// A retirement whose blocks are to be freed, by whoever has this.
+pub(crate) struct Claim {
+    pub(crate) id: u64,
+    pub(crate) ranges: Ranges,
+    pub(crate) job: Arc<dyn Any + Send + Sync>,
 }
 
 /// What is closed: one entry's ranges as they are, or the joined ranges of several.
@@ -377,25 +425,6 @@ impl Closed {
         match self {
             Closed::Few(ranges) => ranges.as_slice(),
             Closed::Many(ranges) => ranges,
-        }
-    }
-}
-
-impl Entry {
-    /// Counts the pins that are left, and is drained if there are none.
-    fn drain(&mut self, record: u32, wakes: &mut Wakes) {
-        let left = scan::count(record, self.ranges.as_slice());
-        let next = match left {
-            0 => BreakState::Drained,
-            remaining => BreakState::Draining { remaining },
-        };
-        match &mut self.what {
-            What::Break(state) | What::Close(state) => *state = next,
-            What::Abandoned { remaining, .. } => *remaining = left,
-            What::Pin { .. } => return,
-        }
-        if left == 0 {
-            wakes.add(mem::take(&mut self.bell));
         }
     }
 }

@@ -5,25 +5,34 @@
 //! in a table that never moves, 192 bytes each, and are recycled when neither a guard nor a pin is left
 //! (I9). What happens to a record is told in [`protocol`](crate::raw::protocol).
 
+use std::time::Duration;
+
 use crate::holders::{Holder, HolderKind};
 use crate::range::PageRange;
 use crate::raw::adapt::{Barrier, Mode};
 use crate::raw::arena::Arena;
+use crate::raw::entry::What;
 use crate::raw::gate::Gate;
-use crate::raw::queue::Queue;
+use crate::raw::queue::{Queue, Wakes};
+use crate::raw::waits::Waits;
 use crate::raw::{scan, slots};
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, process_static};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, process_static};
 
 /// One mapping: its gate and its queue. Lives for ever and is recycled, so that a pin can outlive its
 /// guard (I9).
 #[repr(C, align(64))]
 pub(crate) struct Record {
     pub(super) gate: Gate,
-    pub(super) inner: Mutex<Inner>,
     /// What this record's pins carry in their slots; never 0.
     pub(super) number: u32,
     /// The process that the present guard was made in.
-    process: AtomicU64,
+    process: AtomicU32,
+    /// Changes whenever somebody is woken: what blocking waiters look at before they sleep. It orders
+    /// nothing: who sees it change, takes the lock.
+    rings: AtomicU64,
+    /// How many breaks of leases are in the queue. Changed under the lock; read without it, it is a hint.
+    pub(super) lease_breaks: AtomicU64,
+    pub(super) inner: Mutex<Inner>,
 }
 
 pub(super) struct Inner {
@@ -33,7 +42,6 @@ pub(super) struct Inner {
     pub(super) queue: Queue,
     pub(super) closed: bool,
     pub(super) breaks: u64,
-    pub(super) waited: u64,
 }
 
 #[cfg(not(lease_loom))]
@@ -45,6 +53,10 @@ pub(crate) struct Counts {
     pub(crate) waited: u64,
     pub(crate) queued: usize,
     pub(crate) pins: usize,
+    pub(crate) leases: usize,
+    pub(crate) retired_pages: u64,
+    /// The median, the 99th percentile and the longest of how long breaks have waited that had to.
+    pub(crate) waits: [Option<Duration>; 3],
 }
 
 type Records = Arena<Record, { if cfg!(lease_loom) { 2 } else { 32 } }>;
@@ -66,7 +78,6 @@ impl Inner {
             queue: Queue::default(),
             closed: false,
             breaks: 0,
-            waited: 0,
         }
     }
 
@@ -93,9 +104,11 @@ impl Record {
                 let records: &'static Records = &RECORDS;
                 let record = records.push(|index| Record {
                     gate: Gate::new(true),
-                    inner: Mutex::new(Inner::new(mode, 0)),
                     number: u32::try_from(index + 1).unwrap_or(u32::MAX),
-                    process: AtomicU64::new(0),
+                    process: AtomicU32::new(0),
+                    rings: AtomicU64::new(0),
+                    lease_breaks: AtomicU64::new(0),
+                    inner: Mutex::new(Inner::new(mode, 0)),
                 });
                 // Made with the whole chunk, perhaps for a guard with another mode.
                 record.inner.lock().mode = mode;
@@ -104,16 +117,40 @@ impl Record {
         };
         record.gate.reset(mode.fenced);
         // Orders nothing: it is read by who has the guard, or a pin of it.
+        record.process.store(std::process::id(), Ordering::Relaxed);
+        record.lease_breaks.store(0, Ordering::Relaxed);
         record
-            .process
-            .store(u64::from(std::process::id()), Ordering::Relaxed);
-        record
+    }
+
+    /// The record with this number, if there is one.
+    pub(crate) fn numbered(number: u32) -> Option<&'static Record> {
+        let records: &'static Records = &RECORDS;
+        records.get((number as usize).checked_sub(1)?)
+    }
+
+    /// The place of the mapping in the order in which several are locked.
+    pub(crate) fn order(&self) -> u32 {
+        self.number
+    }
+
+    /// Wakes those who are to be woken. Not under the lock.
+    pub(super) fn wake(&self, wakes: Wakes) {
+        if !wakes.is_empty() {
+            self.rings.fetch_add(1, Ordering::Relaxed);
+            wakes.ring();
+        }
+    }
+
+    /// A number that changes whenever somebody is woken.
+    #[inline]
+    pub(crate) fn progress(&self) -> u64 {
+        self.rings.load(Ordering::Relaxed)
     }
 
     /// Whether this is a forked child of the process in which the guard was made. There the guard's map is
     /// the parent's, and a lock that another thread held at the fork is never released.
-    pub(super) fn is_forked(&self) -> bool {
-        self.process.load(Ordering::Relaxed) != u64::from(std::process::id())
+    pub(crate) fn is_forked(&self) -> bool {
+        self.process.load(Ordering::Relaxed) != std::process::id()
     }
 
     /// The lock, for what a drop does; `None` where it would never be had, and nobody would miss it.
@@ -132,11 +169,14 @@ impl Record {
         self.number
     }
 
-    /// Nobody is left: the next guard may have it.
-    pub(super) fn recycle(&'static self, inner: &mut Inner) {
-        *inner = Inner::new(inner.mode, inner.clock);
+    /// Nobody is left: the next guard may have it. What was in it is to be dropped when the lock is
+    /// released.
+    pub(super) fn recycle(&'static self, inner: &mut Inner) -> Inner {
+        let new = Inner::new(inner.mode, inner.clock);
+        let old = std::mem::replace(inner, new);
         // Not open before it has an owner again: whoever unpins late sees it one way or the other.
         IDLE.lock().push(self);
+        old
     }
 
     /// Everybody who holds pages of `ranges`.
@@ -146,7 +186,7 @@ impl Record {
     }
 
     pub(super) fn list(&'static self, inner: &Inner, ranges: &[PageRange]) -> Vec<Holder> {
-        let mut holders = Vec::new();
+        let mut holders = self.list_leases(inner, ranges);
         scan::scan(self.number, ranges, |pin| {
             let waits = inner.queue.iter().filter(|e| e.ranges.overlaps(&pin.range));
             let since = waits.filter_map(|e| e.since).min();
@@ -161,14 +201,23 @@ impl Record {
         holders
     }
 
-    /// Aborts the process if a pin overlaps `ranges`, which are closed and drained: the counterpart of
+    /// Everybody who has a lease of pages of `ranges`.
+    pub(super) fn list_leases(&'static self, inner: &Inner, ranges: &[PageRange]) -> Vec<Holder> {
+        let mut holders = Vec::new();
+        if let Some(ledger) = inner.queue.ledger() {
+            ledger.leases.list(ranges, &mut holders);
+        }
+        holders
+    }
+
+    /// Aborts the process if a pin or a lease overlaps `ranges`, which are closed and drained: the counterpart of
     /// the kernel's `WARN_ON_ONCE(trunc && page_ref_count(page) > 1)`.
     pub(crate) fn verify(&'static self, ranges: &[PageRange]) {
         if !slots::VERIFY {
             return;
         }
         let inner = self.inner.lock();
-        let mut broken = None;
+        let mut broken = self.list_leases(&inner, ranges).pop();
         scan::scan(self.number, ranges, |pin| {
             // A pinner that has not looked at the gate yet holds nothing: it will step back.
             if !pin.pending {
@@ -183,7 +232,7 @@ impl Record {
         });
         drop(inner);
         if let Some(holder) = broken {
-            eprintln!("layout-lease: blocks are about to be freed under a pin: {holder}");
+            eprintln!("layout-lease: blocks are about to be freed although held: {holder}");
             std::process::abort();
         }
     }
@@ -198,17 +247,24 @@ impl Record {
     }
 
     fn count(&'static self, inner: &Inner) -> Counts {
+        let ledger = inner.queue.ledger();
+        let waits = |f: fn(&Waits) -> Option<Duration>| f(&ledger?.waits);
+        let pages = inner.queue.iter().filter_map(|e| match e.what {
+            What::Retired(_) => Some(e.ranges.as_slice().iter().map(PageRange::len).sum::<u64>()),
+            _ => None,
+        });
         Counts {
             breaks: inner.breaks,
-            waited: inner.waited,
+            waited: ledger.map_or(0, |l| l.waited),
             queued: inner.queue.len(),
             pins: scan::count(self.number, &[PageRange::ALL]),
+            leases: ledger.map_or(0, |l| l.leases.len()),
+            retired_pages: pages.fold(0, u64::saturating_add),
+            waits: [
+                waits(|w| w.percentile(50)),
+                waits(|w| w.percentile(99)),
+                waits(Waits::max),
+            ],
         }
-    }
-
-    /// Whether the break is drained: what [`poll_break`](Self::poll_break) would say.
-    pub(crate) fn is_drained(&'static self, id: u64) -> bool {
-        let mut inner = self.inner.lock();
-        inner.queue.get(id).is_some_and(|e| e.is_drained())
     }
 }

@@ -11,7 +11,7 @@ use std::panic::Location;
 use std::thread::ThreadId;
 
 use crate::range::PageRange;
-use crate::raw::slots;
+use crate::raw::blocks;
 
 /// One pin that a scan found.
 pub(crate) struct Found {
@@ -25,7 +25,7 @@ pub(crate) struct Found {
 /// Calls `found` for every pin of `record` that overlaps one of `ranges`.
 pub(crate) fn scan(record: u32, ranges: &[PageRange], mut found: impl FnMut(Found)) {
     let wanted = |range: PageRange| ranges.iter().any(|r| r.overlaps(&range));
-    for block in slots::blocks() {
+    for block in blocks::all() {
         for (n, slot) in block.in_use().iter().enumerate() {
             let Some(seen) = slot.snapshot(record, wanted) else {
                 continue;

@@ -5,14 +5,20 @@
 //! no window between looking and listening (I6). Each entry has an event and a waker of its own: a wake
 //! cannot be eaten by another waiter, and dropping one has none to pass on (I8).
 //!
+//! Blocking calls look again and again for about as long as a wake costs before they sleep: most holders
+//! let go within that time, and a wake costs both sides as much. What they look at is a word of the record
+//! that changes whenever somebody is to be woken, so they neither take the lock meanwhile nor touch what
+//! the holders write. A future never spins.
+//!
 //! Wakers are other people's code, which may drop or run the task on the spot, and the task may hold
 //! pins and breaks. So nothing of theirs is called or dropped under a lock, neither one of ours nor one of
 //! the event's; a task's waker is therefore kept beside the event, not in it.
 
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::sync::{Event, EventListener, Listener};
+use crate::sync::{Event, EventListener, Listener, Mutex, spin_loop};
 
 /// How the waiter of a step is to be woken.
 pub(crate) enum Via<'a> {
@@ -29,6 +35,10 @@ pub(crate) trait Step {
 
     /// Goes as far as it can. `Pending` means that word has been left how to wake the waiter.
     fn step(&mut self, via: Via<'_>) -> Poll<Self::Output>;
+
+    /// A number that changes when the waiter is woken, and perhaps when others are. `None`: there is none
+    /// to look at.
+    fn progress(&self) -> Option<u64>;
 }
 
 /// Where an entry of the queue is told how its waiter is to be woken.
@@ -36,6 +46,63 @@ pub(crate) trait Step {
 pub(crate) struct Bell {
     event: Event,
     task: Option<Waker>,
+    /// The others whom the waiter waits for too: the last of them wakes it.
+    group: Option<Arc<Group>>,
+}
+
+/// Several entries, perhaps of several mappings, with one waiter.
+pub(crate) struct Group(Mutex<Together>);
+
+struct Together {
+    /// Entries that have not become what they waited to be.
+    left: usize,
+    /// One of them never will.
+    spoilt: bool,
+    bell: Bell,
+}
+
+impl Group {
+    /// A group of `parts` entries.
+    pub(crate) fn new(parts: usize) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Together {
+            left: parts,
+            spoilt: false,
+            bell: Bell::default(),
+        })))
+    }
+
+    /// The bell for one of its entries.
+    pub(crate) fn bell(self: &Arc<Self>) -> Bell {
+        Bell {
+            group: Some(Arc::clone(self)),
+            ..Bell::default()
+        }
+    }
+
+    /// Whether nobody is left to wait for; else leaves a listener.
+    pub(crate) fn is_over(&self, via: Via<'_>) -> bool {
+        let mut rope = Rope::from(via);
+        let mut together = self.0.lock();
+        let over = together.left == 0 || together.spoilt;
+        if !over {
+            together.bell.hang(&mut rope);
+        }
+        // The lock goes before what the rope has in it.
+        drop(together);
+        over
+    }
+
+    /// One entry fewer. Not under a record's lock.
+    fn rung(&self) {
+        let mut together = self.0.lock();
+        together.left = together.left.saturating_sub(1);
+        let over = together.left == 0 || together.spoilt;
+        let bell = over.then(|| std::mem::take(&mut together.bell));
+        drop(together);
+        if let Some(bell) = bell {
+            bell.ring();
+        }
+    }
 }
 
 /// What [`Bell::hang`] needs, made before the lock is taken; dropped when it is released again, with
@@ -66,8 +133,18 @@ impl Bell {
         }
     }
 
+    /// Its entry will never become what it waited to be: nobody need wait for the others.
+    pub(crate) fn spoil(&mut self) {
+        if let Some(group) = &self.group {
+            group.0.lock().spoilt = true;
+        }
+    }
+
     /// Wakes the waiter. Not under a lock.
     pub(crate) fn ring(self) {
+        if let Some(group) = self.group {
+            return group.rung();
+        }
         self.event.notify(usize::MAX);
         if let Some(waker) = self.task {
             waker.wake();
@@ -80,6 +157,9 @@ pub(crate) fn poll<S: Step>(waitable: &mut S, cx: &mut Context<'_>) -> Poll<S::O
 }
 
 pub(crate) fn block<S: Step>(mut waitable: S) -> S::Output {
+    if let Some(output) = spin(&mut waitable, None) {
+        return output;
+    }
     loop {
         let mut listener = None;
         if let Poll::Ready(output) = waitable.step(Via::Thread(&mut listener)) {
@@ -93,6 +173,9 @@ pub(crate) fn block<S: Step>(mut waitable: S) -> S::Output {
 
 /// `None`: still waiting.
 pub(crate) fn block_until<S: Step>(waitable: &mut S, deadline: Instant) -> Option<S::Output> {
+    if let Some(output) = spin(waitable, Some(deadline)) {
+        return Some(output);
+    }
     loop {
         let mut listener = None;
         if let Poll::Ready(output) = waitable.step(Via::Thread(&mut listener)) {
@@ -106,6 +189,46 @@ pub(crate) fn block_until<S: Step>(waitable: &mut S, deadline: Instant) -> Optio
             };
         }
     }
+}
+
+/// How long a blocking call looks before it sleeps: about what it costs to be woken on another core.
+const SPIN: Duration = Duration::from_micros(20);
+
+/// Looks between two looks at the clock.
+const LOOKS: u32 = 32;
+
+/// Looks for about as long as a wake costs. `None`: not over yet.
+fn spin<S: Step>(waitable: &mut S, deadline: Option<Instant>) -> Option<S::Output> {
+    let mut seen = waitable.progress()?;
+    if let Poll::Ready(output) = waitable.step(Via::Nobody) {
+        return Some(output);
+    }
+    if !is_worth_spinning() {
+        return None;
+    }
+    let now = Instant::now();
+    let end = deadline.map_or(now + SPIN, |deadline| deadline.min(now + SPIN));
+    while Instant::now() < end {
+        for _ in 0..LOOKS {
+            let now = waitable.progress()?;
+            if now == seen {
+                spin_loop();
+                continue;
+            }
+            seen = now;
+            if let Poll::Ready(output) = waitable.step(Via::Nobody) {
+                return Some(output);
+            }
+        }
+    }
+    None
+}
+
+/// Whether a holder can run while we look: not on a single processor, nor in a model.
+fn is_worth_spinning() -> bool {
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    !cfg!(lease_loom)
+        && *SEVERAL.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() > 1))
 }
 
 /// The moment `timeout` from now, or one that nobody lives to see.

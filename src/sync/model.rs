@@ -8,7 +8,8 @@ use std::time::Instant;
 
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
 pub(crate) use loom::sync::MutexGuard;
-pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use std::hint::spin_loop;
 pub(crate) use std::sync::atomic::compiler_fence;
 
 /// A lock with the shape of the real one.

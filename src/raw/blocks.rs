@@ -1,0 +1,386 @@
+//! Blocks: who owns which slots, and how a thread finds a free one.
+//!
+//! Problem: finding a free slot must cost next to nothing, whether a thread has one pin in flight or a
+//! million, and slots that were freed on other threads must be found again. Idea: every thread owns
+//! blocks of slots that only it fills, and tries the slot it filled last, then those behind it, then its
+//! other blocks, then the blocks that exited threads have left behind.
+//!
+//! ```text
+//!   Block (2.3 KiB) | used | foreign | thread | slot 0 | ... | slot 62 | generation 0 | ... | 62 |
+//! ```
+//!
+//! - Only the thread that owns a block fills its slots, so finding a free one needs no atomic
+//!   read-modify-write. When the thread exits, its blocks go to a pool, pins and all, and another
+//!   thread adopts them (I9).
+//! - `used` is one more than the highest slot that may be in use. It is raised before the slot is
+//!   filled, so a scan that sees the slot also sees the mark (I11).
+//! - The generations belong to [`tokens`](crate::raw::tokens).
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::Location;
+use std::thread::ThreadId;
+
+use crate::range::PageRange;
+use crate::raw::arena::Arena;
+use crate::raw::slots::{SLOTS, Slot};
+use crate::sync::{
+    AtomicCell, AtomicU32, AtomicU64, Mutex, Ordering, process_static, thread_cell, thread_owned,
+};
+
+/// How many blocks of the pool a thread looks at before it takes a new one.
+const POOL_LOOKS: usize = 4;
+
+/// How many slots behind the last one a thread looks at before it looks everywhere. Operations that end
+/// in the order in which they began leave free just those.
+const NEAR: usize = if cfg!(lease_loom) { 1 } else { 4 };
+
+/// A block of slots, all filled by one thread.
+#[repr(C, align(64))]
+pub(crate) struct Block {
+    /// One more than the highest slot that may be in use.
+    used: AtomicU64,
+    /// Bit n: the pin in slot n is not, or not surely, of the block's present thread: it was there when
+    /// that adopted the block, or was granted to somebody who waited.
+    foreign: AtomicU64,
+    thread: AtomicCell<Option<ThreadId>>,
+    slots: [Slot; SLOTS],
+    /// How often each slot's pin has been turned into a token and back; odd while it is one.
+    generations: [AtomicU32; SLOTS],
+}
+
+impl Block {
+    fn new() -> Self {
+        Self {
+            used: AtomicU64::new(0),
+            foreign: AtomicU64::new(0),
+            thread: AtomicCell::new(None),
+            slots: std::array::from_fn(|_| Slot::new()),
+            generations: std::array::from_fn(|_| AtomicU32::new(0)),
+        }
+    }
+
+    /// The slots that may be in use.
+    pub(crate) fn in_use(&self) -> &[Slot] {
+        // Pairs with the Release stores in `prepare`: a mark that was lowered was lowered by one who
+        // had seen the slots behind it free, so their releases happen before us (I7).
+        let used = self.used.load(Ordering::Acquire) as usize;
+        &self.slots[..used]
+    }
+
+    /// The thread that fills slot `n`, if that can be said: `None` for a pin older than the present
+    /// owner's adoption of the block. Asked before and after looking at the slot, two equal answers are
+    /// right; anything else is nobody's.
+    pub(crate) fn thread_of(&self, n: usize) -> Option<ThreadId> {
+        let thread = self.thread.load();
+        let own = self.foreign.load(Ordering::Relaxed) & (1 << n) == 0;
+        thread.filter(|_| own)
+    }
+
+    /// A free slot at or behind `from`, or before it. Only for the block's owner.
+    fn find_free(&self, from: usize) -> Option<usize> {
+        let n = (from..SLOTS)
+            .chain(0..from)
+            .find(|&n| self.slots[n].is_free())?;
+        self.prepare(n);
+        Some(n)
+    }
+
+    /// Slot `n` is free and about to be filled. Only for the block's owner.
+    #[inline]
+    fn prepare(&self, n: usize) {
+        let used = self.used.load(Ordering::Relaxed) as usize;
+        if used <= n {
+            // Before the slot is filled: the scan that sees the one sees the other.
+            self.used.store(n as u64 + 1, Ordering::Release);
+        } else if n == 0 {
+            // Back at the front, usually after a burst: lower the mark as far as slots are free, so
+            // that scans need not look there any more.
+            let high = (1..used).rev().find(|&n| !self.slots[n].is_free());
+            self.used
+                .store(high.unwrap_or(0) as u64 + 1, Ordering::Release);
+        }
+        let foreign = self.foreign.load(Ordering::Relaxed);
+        if foreign & (1 << n) != 0 {
+            self.foreign.store(foreign & !(1 << n), Ordering::Relaxed);
+        }
+    }
+
+    /// Slot `n` holds a pin that is not of the block's thread.
+    fn mark_foreign(&self, n: usize) {
+        let foreign = self.foreign.load(Ordering::Relaxed);
+        self.foreign.store(foreign | 1 << n, Ordering::Relaxed);
+    }
+
+    fn adopt(&self) {
+        let busy = (0..SLOTS).filter(|&n| !self.slots[n].is_free());
+        let foreign = busy.fold(0, |mask, n| mask | 1 << n);
+        self.foreign.store(foreign, Ordering::Relaxed);
+        self.thread.store(Some(std::thread::current().id()));
+    }
+}
+
+type Blocks = Arena<Block, { if cfg!(lease_loom) { 1 } else { 8 } }>;
+
+process_static! {
+    /// Every block there is.
+    static BLOCKS: Blocks = Arena::new();
+}
+
+process_static! {
+    /// Blocks without a thread. Who holds the lock may fill slots of a block that is in here.
+    static POOL: Mutex<VecDeque<&'static Block>> = Mutex::new(VecDeque::new());
+}
+
+thread_cell! {
+    /// The slot to try first: one of ours, or `None` where the slow way must look.
+    static NEXT: Cell<Option<&'static Slot>> = Cell::new(None);
+}
+
+thread_cell! {
+    /// Where the slot lies that was filled last.
+    static HERE: Cell<Option<(&'static Block, usize)>> = Cell::new(None);
+}
+
+thread_owned! {
+    static OWNED: RefCell<Owned> = RefCell::new(Owned::NONE);
+}
+
+/// The blocks of one thread, and where it last found a free slot.
+///
+/// When all of them are full, finding that out costs a look at every slot. So a thread that has found it
+/// out takes the next few blocks without looking, a quarter as many as it has: then a pin costs a constant
+/// number of looks on average, and at most a fifth of a thread's slots are more than it ever needed.
+struct Owned {
+    blocks: Vec<&'static Block>,
+    block: usize,
+    slot: usize,
+    /// Blocks to take before all are looked through again.
+    fresh: usize,
+    /// The process in which the first was taken.
+    process: u32,
+}
+
+impl Owned {
+    const NONE: Owned = Owned {
+        blocks: Vec::new(),
+        block: 0,
+        slot: 0,
+        fresh: 0,
+        process: 0,
+    };
+
+    fn find_free(&mut self) -> &'static Slot {
+        let own = self.blocks.len();
+        let near = if self.fresh > 0 { own.min(2) } else { own };
+        for step in 0..near {
+            let at = (self.block + step) % own;
+            let from = if step == 0 { self.slot } else { 0 };
+            if let Some(slot) = self.take(at, from) {
+                return slot;
+            }
+        }
+        self.fresh = match self.fresh {
+            0 => own / 4,
+            left => left - 1,
+        };
+        if own == 0 {
+            self.process = std::process::id();
+        }
+        // A block that an exited thread left behind, if one has room, or a new one.
+        let block = adoptable().unwrap_or_else(|| BLOCKS.push(|_| Block::new()));
+        block.adopt();
+        self.blocks.push(block);
+        match self.take(own, 0) {
+            Some(slot) => slot,
+            None => unreachable!("the block had room, and only its owner fills it"),
+        }
+    }
+
+    fn take(&mut self, at: usize, from: usize) -> Option<&'static Slot> {
+        let block: &'static Block = self.blocks[at];
+        let n = block.find_free(from)?;
+        (self.block, self.slot) = (at, n);
+        HERE.with(|here| here.set(Some((block, n))));
+        Some(&block.slots[n])
+    }
+}
+
+/// Takes a block with a free slot out of the pool. Those that are full go to the back, so that the next
+/// looks are at others.
+fn adoptable() -> Option<&'static Block> {
+    let mut pool = POOL.lock();
+    for _ in 0..POOL_LOOKS {
+        let block = pool.pop_front()?;
+        if block.find_free(0).is_some() {
+            return Some(block);
+        }
+        pool.push_back(block);
+    }
+    None
+}
+
+impl Owned {
+    /// Gives the blocks to whoever needs some.
+    fn leave(&mut self) {
+        // Fails only where the cell is gone already.
+        NEXT.try_with(|next| next.set(None)).ok();
+        HERE.try_with(|here| here.set(None)).ok();
+        if self.blocks.is_empty() {
+            return;
+        }
+        let mut pool = match POOL.try_lock() {
+            Some(pool) => pool,
+            // In a forked child, whoever had the lock is not there to release it.
+            None if self.process != std::process::id() => return,
+            None => POOL.lock(),
+        };
+        for block in self.blocks.drain(..) {
+            block.thread.store(None);
+            pool.push_back(block);
+        }
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// What the end of a thread does, for models: loom runs destructors of thread locals when joining the
+/// thread has already succeeded, and its statics may be gone by then.
+#[cfg(lease_loom)]
+pub(crate) fn leave_thread() {
+    OWNED.with(|owned| owned.borrow_mut().leave());
+}
+
+/// Writes a pin down: the visible part of pinning. The caller then looks at the gate, behind its
+/// [`barrier`](crate::raw::barrier).
+#[inline]
+pub(crate) fn publish(
+    record: u32,
+    range: PageRange,
+    location: &'static Location<'static>,
+) -> &'static Slot {
+    match NEXT.with(Cell::get) {
+        Some(slot) if slot.is_free() => {
+            slot.fill(record, range, location);
+            slot
+        }
+        _ => publish_near(record, range, location),
+    }
+}
+
+/// The slot at hand is in use: try those behind it.
+#[inline(never)]
+fn publish_near(
+    record: u32,
+    range: PageRange,
+    location: &'static Location<'static>,
+) -> &'static Slot {
+    let Some((block, last)) = HERE.with(Cell::get) else {
+        return publish_elsewhere(record, range, location);
+    };
+    for step in 1..=NEAR {
+        let n = (last + step) % SLOTS;
+        let slot = &block.slots[n];
+        if slot.is_free() {
+            block.prepare(n);
+            HERE.with(|here| here.set(Some((block, n))));
+            NEXT.with(|next| next.set(Some(slot)));
+            slot.fill(record, range, location);
+            return slot;
+        }
+    }
+    publish_elsewhere(record, range, location)
+}
+
+/// None of the slots at hand is free: look everywhere.
+#[cold]
+#[inline(never)]
+fn publish_elsewhere(
+    record: u32,
+    range: PageRange,
+    location: &'static Location<'static>,
+) -> &'static Slot {
+    let own = OWNED.try_with(|owned| {
+        let slot = owned.borrow_mut().find_free();
+        NEXT.with(|next| next.set(Some(slot)));
+        slot.fill(record, range, location);
+        slot
+    });
+    own.unwrap_or_else(|_| publish_in_pool(record, range, location))
+}
+
+/// The thread is going, and its thread locals are gone: fill a slot of a block in the pool, under the
+/// pool's lock, so that nobody adopts the block meanwhile.
+fn publish_in_pool(
+    record: u32,
+    range: PageRange,
+    location: &'static Location<'static>,
+) -> &'static Slot {
+    let mut pool = POOL.lock();
+    let found = pool
+        .iter()
+        .find_map(|block| Some((*block, block.find_free(0)?)));
+    let (block, n) = found.unwrap_or_else(|| {
+        let block = BLOCKS.push(|_| Block::new());
+        pool.push_back(block);
+        block.find_free(0).map_or((block, 0), |n| (block, n))
+    });
+    let slot = &block.slots[n];
+    slot.fill(record, range, location);
+    slot
+}
+
+/// [`publish`], for somebody who waits: the pin is not this thread's.
+pub(crate) fn publish_for_another(
+    record: u32,
+    range: PageRange,
+    location: &'static Location<'static>,
+) -> &'static Slot {
+    // The thread's own way of finding a slot, and away from it again: before the thread fills the slot
+    // for itself, it must come by `find_free`, which takes the mark off.
+    NEXT.try_with(|next| next.set(None)).ok();
+    let slot = publish_elsewhere(record, range, location);
+    NEXT.try_with(|next| next.set(None)).ok();
+    OWNED
+        .try_with(|owned| {
+            let owned = owned.borrow();
+            if let Some(block) = owned.blocks.get(owned.block) {
+                block.mark_foreign(owned.slot);
+            }
+        })
+        .ok();
+    slot
+}
+
+/// The slot with this number, and its generation, if there is one.
+pub(super) fn numbered(number: usize) -> Option<(&'static Slot, &'static AtomicU32)> {
+    let blocks: &'static Blocks = &BLOCKS;
+    let block = blocks.get(number / SLOTS)?;
+    let n = number % SLOTS;
+    Some((&block.slots[n], &block.generations[n]))
+}
+
+/// The number of a slot. It is found by the slot's address: looked up, not followed.
+pub(super) fn number_of(slot: &'static Slot) -> usize {
+    let blocks: &'static Blocks = &BLOCKS;
+    let address = std::ptr::from_ref(slot).addr();
+    match blocks.position_of(address) {
+        Some(at) => {
+            let within = blocks.get(at).map_or(0, |block| {
+                address - std::ptr::from_ref(&block.slots[0]).addr()
+            });
+            at * SLOTS + within / size_of::<Slot>()
+        }
+        None => unreachable!("every slot lies in a block of the table"),
+    }
+}
+
+/// Every block that may have a pin in it.
+pub(crate) fn all() -> impl Iterator<Item = &'static Block> {
+    let blocks: &'static Blocks = &BLOCKS;
+    blocks.iter()
+}

@@ -1,0 +1,86 @@
+//! The end of a mapping: its guard is closed, or dropped under live holders.
+
+use std::any::Any;
+
+use crate::range::PageRange;
+use crate::raw::entry::{BreakState, Entry, What};
+use crate::raw::queue::Wakes;
+use crate::raw::record::{Inner, Record};
+use crate::raw::scan;
+
+impl Record {
+    /// Refuses everybody from now on, and queues behind the proofs that are out.
+    pub(crate) fn close(&'static self) -> u64 {
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        if !inner.closed {
+            inner.closed = true;
+            inner.queue.refuse(&mut wakes);
+            // Retirements may have waited for one who is refused.
+            inner.queue.settle(self.number, 0, &mut wakes);
+            let version = inner.tick();
+            self.gate.shut(version);
+        }
+        inner.queue.recall(&[PageRange::ALL], &mut wakes);
+        let turn = self.enter(
+            &mut inner,
+            PageRange::ALL.into(),
+            What::Close(BreakState::Queued),
+            &mut wakes,
+        );
+        drop(inner);
+        self.wake(wakes);
+        turn.id
+    }
+
+    /// The guard is dropped. Recycles the record and says yes if no holder is left; else the last one takes
+    /// what `map` yields with it (I9).
+    pub(crate) fn abandon(&'static self, map: impl FnOnce() -> Box<dyn Any + Send>) -> bool {
+        if self.is_forked() {
+            // The map and whatever it names are the parent's.
+            std::mem::forget(map());
+            return false;
+        }
+        let forgotten;
+        let mut inner = self.inner.lock();
+        // Whoever is still in the queue was forgotten, or is a retirement that nobody waits for: the
+        // guard's borrow is over.
+        forgotten = inner.queue.take();
+        // No barrier yet: nobody pins any more, and whoever still unpins is seen by this scan as a
+        // holder at worst.
+        if self.holders_left(&inner) == 0 {
+            let old = self.recycle(&mut inner);
+            drop(inner);
+            drop((forgotten, old));
+            return true;
+        }
+        let version = inner.tick();
+        self.gate.shut(version);
+        let needs = inner.mode.begin_break();
+        let left = if inner.mode.learn(needs.execute()) {
+            self.holders_left(&inner)
+        } else {
+            usize::MAX
+        };
+        let mut old = None;
+        match left {
+            0 => old = Some(self.recycle(&mut inner)),
+            remaining => {
+                let id = inner.tick();
+                let map = map();
+                let what = What::Abandoned { remaining, map };
+                inner
+                    .queue
+                    .push(Entry::new(id, PageRange::ALL.into(), what));
+            }
+        }
+        drop(inner);
+        drop((forgotten, old));
+        left == 0
+    }
+
+    fn holders_left(&'static self, inner: &Inner) -> usize {
+        let leases = inner.queue.ledger().map_or(0, |l| l.leases.len());
+        scan::count(self.number, &[PageRange::ALL]) + leases
+    }
+}

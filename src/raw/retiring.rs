@@ -1,0 +1,110 @@
+//! Retirements: breaks without a breaker. Whose blocks can be freed, and who is told.
+//!
+//! A retirement is ready when nobody holds its pages and what it waits for is on media. Whoever claims it
+//! then frees the blocks without the lock, and takes it out of the queue, whatever becomes of that.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::raw::entry::{BreakState, Ranges, Retired, What};
+use crate::raw::queue::{Claim, Wakes};
+use crate::raw::record::Record;
+use crate::raw::turns::Shut;
+use crate::raw::wait::{Rope, Via};
+
+/// Where a retirement stands.
+pub(crate) enum Retirement {
+    /// Its blocks are to be freed by the caller.
+    Claimed(Claim),
+    /// It is out of the queue.
+    Over,
+    /// Holders, earlier breaks, the log or whoever is freeing its blocks are waited for.
+    Waiting,
+}
+
+impl Record {
+    /// Closes `ranges` until their blocks have been freed, once everything up to `lsn` is on media.
+    pub(crate) fn retire(
+        &'static self,
+        ranges: Ranges,
+        lsn: u64,
+        job: Arc<dyn Any + Send + Sync>,
+    ) -> Result<u64, Shut> {
+        let retired = Retired {
+            state: BreakState::Queued,
+            lsn,
+            running: false,
+            job,
+        };
+        // Whoever waits for work hears of it when it is drained and durable; there must be a place where
+        // that is written down.
+        self.inner.lock().queue.ledger_mut();
+        let turn = self.start_break(ranges, What::Retired(retired))?;
+        Ok(turn.id)
+    }
+
+    /// Everything up to `lsn` is on media.
+    pub(crate) fn set_durable(&'static self, lsn: u64) {
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        let ledger = inner.queue.ledger_mut();
+        if lsn > ledger.durable {
+            ledger.durable = lsn;
+            inner.queue.tell_reclaimers(&mut wakes);
+        }
+        drop(inner);
+        self.wake(wakes);
+    }
+
+    /// A retirement that is ready, to be freed by the caller.
+    pub(crate) fn claim_retired(&'static self) -> Option<Claim> {
+        self.inner.lock().queue.claim(None)
+    }
+
+    /// Whether the retirement is over, or ready: then it is the caller's to be freed. Else leaves a
+    /// listener.
+    pub(crate) fn poll_retired(&'static self, id: u64, via: Via<'_>) -> Retirement {
+        let mut rope = Rope::from(via);
+        let mut inner = self.inner.lock();
+        if let Some(claim) = inner.queue.claim(Some(id)) {
+            return Retirement::Claimed(claim);
+        }
+        let Some(entry) = inner.queue.get(id) else {
+            return Retirement::Over;
+        };
+        entry.bell.hang(&mut rope);
+        // The lock goes before what the rope has in it.
+        drop(inner);
+        Retirement::Waiting
+    }
+
+    /// Whether some retirement is ready; else leaves a listener.
+    pub(crate) fn poll_ready(&'static self, reclaimer: u64, via: Via<'_>) -> bool {
+        let mut rope = Rope::from(via);
+        let mut inner = self.inner.lock();
+        let ready = inner.queue.has_ready();
+        if !ready {
+            inner.queue.reclaimer_bell(reclaimer).hang(&mut rope);
+        }
+        // The lock goes before what the rope has in it.
+        drop(inner);
+        ready
+    }
+
+    /// `reclaimer` does not wait for work any more.
+    pub(crate) fn unhang_reclaimer(&'static self, reclaimer: u64) {
+        let Some(mut inner) = self.lock_to_drop() else {
+            return;
+        };
+        let bell = inner.queue.unhang_reclaimer(reclaimer);
+        drop(inner);
+        drop(bell);
+    }
+
+    /// The guard closes, and only retirements are before the closing `id`, drained, that wait for the log:
+    /// one of those, to be given up. Nothing will say that the log is on media, and blocks that are
+    /// perhaps still named by what is there must not be freed (I4).
+    pub(crate) fn give_up_retired(&'static self, id: u64) -> Option<Claim> {
+        self.inner.lock().queue.claim_undurable_before(id)
+    }
+}

@@ -1,0 +1,466 @@
+//! Taking turns: what those do who go through the queue, breakers and those who wait for pages.
+//!
+//! Everything here is under the mapping's lock, for as long as it takes to scan. Several mappings are
+//! broken together by taking their locks in the order of their numbers, all tickets at once: so of two
+//! who want the same mappings one is before the other in all of them.
+
+use std::borrow::Cow;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::TryBreakError;
+use crate::holders::Holder;
+use crate::range::PageRange;
+use crate::raw::adapt::Needs;
+use crate::raw::blocks;
+use crate::raw::entry::{BreakState, Entry, Ranges, Taker, TakerState, Wants, What};
+use crate::raw::protocol::Refusal;
+use crate::raw::queue::Wakes;
+use crate::raw::record::{Inner, Record};
+use crate::raw::slots::Slot;
+use crate::raw::wait::{Group, Rope, Via};
+use crate::sync::Ordering;
+
+/// The guard is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shut;
+
+/// Pages that were waited for.
+pub(crate) enum Taken {
+    Pin(&'static Slot),
+    /// The lease with this number.
+    Lease(u32),
+}
+
+/// Where one who waits for pages stands.
+pub(crate) enum Ticket {
+    Granted(Taken),
+    Waiting(u64),
+}
+
+/// Where a break stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) id: u64,
+    /// The proof is there already.
+    pub(crate) drained: bool,
+}
+
+impl Record {
+    // ---- those who wait for pages -----------------------------------------------------------------
+
+    /// Pins `range`, or takes a ticket for it (I3).
+    pub(crate) fn queue_pin(
+        &'static self,
+        range: PageRange,
+        location: &'static Location<'static>,
+    ) -> Result<Ticket, Shut> {
+        let mut inner = self.inner.lock();
+        let taker = Taker {
+            range,
+            location,
+            wants: Wants::Pin,
+            state: TakerState::Waiting,
+        };
+        self.queue_taker(&mut inner, taker)
+    }
+
+    /// Leases `range`, or takes a ticket for it (I3).
+    pub(crate) fn queue_lease(
+        &'static self,
+        range: PageRange,
+        location: &'static Location<'static>,
+        label: Option<Cow<'static, str>>,
+    ) -> Result<Ticket, Shut> {
+        let mut inner = self.inner.lock();
+        let taker = Taker {
+            range,
+            location,
+            wants: Wants::Lease(label),
+            state: TakerState::Waiting,
+        };
+        self.queue_taker(&mut inner, taker)
+    }
+
+    fn queue_taker(&'static self, inner: &mut Inner, taker: Taker) -> Result<Ticket, Shut> {
+        if inner.closed {
+            return Err(Shut);
+        }
+        let (range, location) = (taker.range, taker.location);
+        let what = What::Taker(taker);
+        let ranges = Ranges::from(range);
+        let blocks = |e: &Entry| e.keeps_waiting(&what) && e.ranges.overlap(&ranges);
+        if inner.queue.iter().any(blocks) {
+            let id = inner.tick();
+            inner.queue.push(Entry::new(id, ranges, what));
+            return Ok(Ticket::Waiting(id));
+        }
+        // Under the lock nobody can close: whoever does so later, scans later.
+        Ok(Ticket::Granted(match what {
+            What::Taker(Taker {
+                wants: Wants::Lease(label),
+                ..
+            }) => {
+                let thread = Some(std::thread::current().id());
+                let leases = &mut inner.queue.ledger_mut().leases;
+                Taken::Lease(leases.take(range, location, label, thread))
+            }
+            _ => {
+                let slot = blocks::publish(self.number, range, location);
+                slot.confirm();
+                Taken::Pin(slot)
+            }
+        }))
+    }
+
+    /// Whether the pages have been granted or refused; else leaves a listener. Once it answers, the
+    /// ticket is used up.
+    pub(crate) fn poll_taker(&'static self, id: u64, via: Via<'_>) -> Option<Result<Taken, Shut>> {
+        let mut rope = Rope::from(via);
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.queue.get(id) else {
+            return Some(Err(Shut));
+        };
+        let answer = match &entry.what {
+            What::Taker(taker) => match taker.state {
+                TakerState::Pinned(slot) => Ok(Taken::Pin(slot)),
+                TakerState::Leased(number) => Ok(Taken::Lease(number)),
+                TakerState::Refused => Err(Shut),
+                TakerState::Waiting => {
+                    entry.bell.hang(&mut rope);
+                    // The lock goes before what the rope has in it.
+                    drop(inner);
+                    return None;
+                }
+            },
+            _ => Err(Shut),
+        };
+        let removed = inner.queue.remove(id);
+        drop(inner);
+        drop(removed);
+        Some(answer)
+    }
+
+    /// One who waits for pages goes away: those who waited for it need not any more, and a grant that it
+    /// has not fetched is given back (I8).
+    pub(crate) fn cancel_taker(&'static self, id: u64) {
+        let mut wakes = Wakes::default();
+        let Some(mut inner) = self.lock_to_drop() else {
+            return;
+        };
+        let removed = inner.queue.remove(id);
+        if let Some((_, at)) = removed {
+            inner.queue.settle(self.number, at, &mut wakes);
+        }
+        drop(inner);
+        self.wake(wakes);
+        let Some((entry, _)) = removed else { return };
+        if let What::Taker(taker) = &entry.what {
+            match taker.state {
+                TakerState::Pinned(slot) => self.unpin(slot),
+                TakerState::Leased(number) => self.give_back(number, taker.range),
+                TakerState::Waiting | TakerState::Refused => {}
+            }
+        }
+    }
+
+    /// Pins `range` on the strength of the pin in `held`: through every closed range that already waits
+    /// for that pin, if it is no extension itself (I1, I5).
+    pub(crate) fn extend(
+        &'static self,
+        held: &Slot,
+        range: PageRange,
+        location: &'static Location<'static>,
+    ) -> Result<&'static Slot, Refusal> {
+        if let Some(slot) = self.try_pin(range, location) {
+            return Ok(slot);
+        }
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return Err(Refusal::Closed);
+        }
+        let holds = held.range();
+        let mut closed = inner.queue.iter().filter(|e| e.closes());
+        let stranger = closed.any(|e| e.ranges.overlaps(&range) && !e.ranges.overlaps(&holds));
+        drop(closed);
+        let again = held.is_extension() && inner.queue.is_closed(&range);
+        if stranger || again {
+            return Err(Refusal::Breaking);
+        }
+        // Under the lock, so no scan of this mapping is on its way: the next one sees it (I11), and those
+        // before it have counted the pin that this one hangs on, and now count this one too.
+        let slot = blocks::publish(self.number, range, location);
+        slot.mark_extension();
+        slot.confirm();
+        for entry in inner.queue.iter_mut() {
+            if entry.closes() && entry.ranges.overlaps(&range) {
+                if let Some(remaining) = entry.draining() {
+                    *remaining = remaining.saturating_add(1);
+                }
+            }
+        }
+        Ok(slot)
+    }
+
+    // ---- breaks -----------------------------------------------------------------------------------
+
+    /// Closes `ranges` and takes a ticket, in one step (I1).
+    pub(crate) fn close_ranges(&'static self, ranges: Ranges) -> Result<Turn, Shut> {
+        self.start_break(ranges, What::Break(BreakState::Queued))
+    }
+
+    /// Closes `ranges` to leases and takes a ticket, in one step (I1).
+    pub(crate) fn close_to_leases(&'static self, ranges: Ranges) -> Result<Turn, Shut> {
+        self.start_break(ranges, What::LeaseBreak(BreakState::Queued))
+    }
+
+    pub(super) fn start_break(&'static self, ranges: Ranges, what: What) -> Result<Turn, Shut> {
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return Err(Shut);
+        }
+        inner.queue.recall(ranges.as_slice(), &mut wakes);
+        let turn = self.enter(&mut inner, ranges, what, &mut wakes);
+        drop(inner);
+        self.wake(wakes);
+        Ok(turn)
+    }
+
+    /// Puts a closing entry into the queue, closes the gate and looks whether anybody is left.
+    pub(super) fn enter(
+        &'static self,
+        inner: &mut Inner,
+        ranges: Ranges,
+        what: What,
+        wakes: &mut Wakes,
+    ) -> Turn {
+        let id = self.write_down(inner, ranges, what);
+        let closes = inner.queue.get(id).is_some_and(|e| e.closes());
+        // Those who wait for leases alone need no barrier: leases are taken under the lock.
+        let reached = !closes || self.close_gate(inner);
+        self.look(inner, id, reached, wakes)
+    }
+
+    /// Puts an entry into the queue.
+    fn write_down(&'static self, inner: &mut Inner, ranges: Ranges, what: What) -> u64 {
+        let id = inner.tick();
+        inner.breaks += 1;
+        if let What::LeaseBreak(_) = what {
+            self.lease_breaks.fetch_add(1, Ordering::Relaxed);
+        }
+        inner.queue.push(Entry::new(id, ranges, what));
+        id
+    }
+
+    /// Closes the gate as the queue says, with a barrier behind it. `false`: none was to be had.
+    fn close_gate(&'static self, inner: &mut Inner) -> bool {
+        let needs = inner.mode.begin_break();
+        // The mode goes into the gate together with the closing, before the barrier: who looks later,
+        // fences; who looked earlier, did so before its point of the barrier, and its slot is visible to
+        // this scan and all later ones.
+        self.publish_gate(inner);
+        inner.mode.learn(needs.execute())
+    }
+
+    /// Looks whether anybody is before the last entry of the queue, and whether holders are left.
+    fn look(&'static self, inner: &mut Inner, id: u64, reached: bool, wakes: &mut Wakes) -> Turn {
+        if reached {
+            let last = inner.queue.len() - 1;
+            inner.queue.settle(self.number, last, wakes);
+        } else if let Some(entry) = inner.queue.get(id) {
+            // No barrier was to be had, by any means: the slots say nothing, so it never drains (I4).
+            let remaining = usize::MAX;
+            entry.set_state(BreakState::Draining { remaining });
+        }
+        let mut drained = true;
+        if let Some(entry) = inner.queue.get(id) {
+            drained = entry.is_drained();
+            if !drained {
+                entry.since = Some(Instant::now());
+                inner.queue.ledger_mut().waited += 1;
+            }
+        }
+        Turn { id, drained }
+    }
+
+    pub(super) fn publish_gate(&self, inner: &mut Inner) {
+        let version = inner.tick();
+        let closed = inner.queue.closed();
+        self.gate
+            .publish(version, closed.as_slice(), inner.mode.fenced);
+    }
+
+    /// Whether the break has its proof or was refused; else leaves a listener.
+    pub(crate) fn poll_break(&'static self, id: u64, via: Via<'_>) -> Option<Result<(), Shut>> {
+        let mut rope = Rope::from(via);
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.queue.get(id) else {
+            return Some(Err(Shut));
+        };
+        match entry.state() {
+            Some(BreakState::Drained) => Some(Ok(())),
+            Some(BreakState::Refused) => {
+                let removed = self.take_out(&mut inner, id);
+                drop(inner);
+                drop(removed);
+                Some(Err(Shut))
+            }
+            _ => {
+                entry.bell.hang(&mut rope);
+                // The lock goes before what the rope has in it.
+                drop(inner);
+                None
+            }
+        }
+    }
+
+    /// Whether the break is drained: what [`poll_break`](Self::poll_break) would say.
+    pub(crate) fn is_drained(&'static self, id: u64) -> bool {
+        let mut inner = self.inner.lock();
+        inner.queue.get(id).is_some_and(|e| e.is_drained())
+    }
+
+    /// Takes an entry out of the queue. It is to be dropped when the lock is released.
+    pub(super) fn take_out(&self, inner: &mut Inner, id: u64) -> Option<(Entry, usize)> {
+        let removed = inner.queue.remove(id)?;
+        if let What::LeaseBreak(_) = removed.0.what {
+            self.lease_breaks.fetch_sub(1, Ordering::Relaxed);
+        }
+        Some(removed)
+    }
+
+    /// Takes a break out of the queue, wherever it stands, and lets on who waited for it (I5, I8).
+    pub(crate) fn reopen(&'static self, id: u64) {
+        let mut wakes = Wakes::default();
+        let Some(mut inner) = self.lock_to_drop() else {
+            return;
+        };
+        let mut removed = self.take_out(&mut inner, id);
+        if let Some((entry, at)) = &mut removed {
+            // First those who waited, then everybody: a pinner with a ticket goes before one without.
+            inner.queue.settle(self.number, *at, &mut wakes);
+            if entry.closes() {
+                self.publish_gate(&mut inner);
+            }
+            if let What::Retired(_) = entry.what {
+                // Its blocks have been freed by somebody, and somebody else may wait for that.
+                wakes.add(std::mem::take(&mut entry.bell));
+            }
+        }
+        drop(inner);
+        drop(removed);
+        self.wake(wakes);
+    }
+
+    /// Closes `ranges` if nobody holds or wants them; else leaves everything as it was.
+    pub(crate) fn try_close_ranges(&'static self, ranges: Ranges) -> Result<u64, TryBreakError> {
+        let mut wakes = Wakes::default();
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return Err(TryBreakError::Closed);
+        }
+        let what = What::Break(BreakState::Queued);
+        if inner.queue.is_taken(&ranges, &what) {
+            return Err(TryBreakError::Breaking);
+        }
+        let turn = self.enter(&mut inner, ranges.clone(), what, &mut wakes);
+        let result = if turn.drained {
+            Ok(turn.id)
+        } else {
+            inner.queue.ledger_mut().waited -= 1;
+            self.try_again(&mut inner, turn.id, &ranges, &mut wakes)
+        };
+        drop(inner);
+        self.wake(wakes);
+        result
+    }
+
+    /// A second scan, for the names of those who are in the way.
+    fn try_again(
+        &'static self,
+        inner: &mut Inner,
+        id: u64,
+        ranges: &Ranges,
+        wakes: &mut Wakes,
+    ) -> Result<u64, TryBreakError> {
+        let holders = self.list(inner, ranges.as_slice());
+        let never = |e: &mut Entry| e.draining().is_some_and(|left| *left == usize::MAX);
+        if holders.is_empty() && !inner.queue.get(id).is_some_and(never) {
+            // Whoever was in the way has gone meanwhile: this second scan is as good as the first.
+            if let Some(entry) = inner.queue.get(id) {
+                entry.since = None;
+            }
+            inner.queue.conclude(id, wakes);
+            return Ok(id);
+        }
+        inner.breaks -= 1;
+        // Nobody has waited for it: there is no waker in it.
+        inner.queue.remove(id);
+        self.publish_gate(inner);
+        Err(TryBreakError::Busy(holders))
+    }
+
+    /// Parts a drained break in two; the second half gets the name that is returned.
+    pub(crate) fn split(&'static self, id: u64, first: Ranges, second: Ranges) -> u64 {
+        let mut inner = self.inner.lock();
+        let new = inner.tick();
+        let half = Entry::new(new, second, What::Break(BreakState::Drained));
+        inner.queue.split(id, first, half);
+        new
+    }
+
+    /// Everybody who has a lease of pages of `ranges`.
+    pub(crate) fn lease_holders(&'static self, ranges: &[PageRange]) -> Vec<Holder> {
+        let inner = self.inner.lock();
+        self.list_leases(&inner, ranges)
+    }
+
+    // ---- several mappings -------------------------------------------------------------------------
+
+    /// Closes ranges of several mappings, and takes all their tickets in one step. `parts` are in the
+    /// order of their numbers, each mapping once.
+    pub(crate) fn close_together(
+        parts: &[(&'static Record, Ranges)],
+        group: &Arc<Group>,
+    ) -> Result<Vec<u64>, Shut> {
+        let mut all_wakes = Vec::with_capacity(parts.len());
+        let mut locked: Vec<_> = parts
+            .iter()
+            .map(|(record, _)| record.inner.lock())
+            .collect();
+        if locked.iter().any(|inner| inner.closed) {
+            return Err(Shut);
+        }
+        let mut ids = Vec::with_capacity(parts.len());
+        for ((record, ranges), inner) in parts.iter().zip(&mut locked) {
+            let mut wakes = Wakes::default();
+            inner.queue.recall(ranges.as_slice(), &mut wakes);
+            let what = What::Break(BreakState::Queued);
+            let id = record.write_down(inner, ranges.clone(), what);
+            if let Some(entry) = inner.queue.get(id) {
+                entry.bell = group.bell();
+            }
+            ids.push(id);
+            all_wakes.push((record, wakes));
+        }
+        // Everything is closed before the first look, so one barrier does for all.
+        let mut needs = Needs::Fence;
+        for ((record, _), inner) in parts.iter().zip(&mut locked) {
+            needs = needs.max(inner.mode.begin_break());
+            record.publish_gate(inner);
+        }
+        let barrier = needs.execute();
+        for (n, inner) in locked.iter_mut().enumerate() {
+            let (record, wakes) = &mut all_wakes[n];
+            let reached = inner.mode.learn(barrier);
+            record.look(inner, ids[n], reached, wakes);
+        }
+        drop(locked);
+        for (record, wakes) in all_wakes {
+            record.wake(wakes);
+        }
+        Ok(ids)
+    }
+}
