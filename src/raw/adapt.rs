@@ -53,7 +53,7 @@ pub enum Barrier {
 }
 
 /// What a fenced pin and its release cost more than those without fences, in picoseconds: two fences.
-const FENCES_PS: u64 = 2_300;
+const FENCES_PS: u64 = 6_000;
 
 /// The price of a barrier everywhere before the first has been paid, in nanoseconds.
 const FIRST_PRICE_NS: u64 = 12_000;
@@ -111,6 +111,7 @@ pub(crate) enum Executed {
 
 impl Needs {
     /// Has a full barrier executed.
+    #[inline]
     pub(crate) fn execute(self) -> Executed {
         match self {
             Needs::Fence => {
@@ -145,6 +146,7 @@ impl Mode {
 
     /// A break is about to close the gate: says which barrier it needs behind that, by the mode as it
     /// was, and sets the mode to be published with the closing.
+    #[inline]
     pub(crate) fn begin_break(&mut self) -> Needs {
         if self.fenced {
             // It came before the countdown ran out.
@@ -170,6 +172,7 @@ impl Mode {
 
     /// Remembers what the barrier behind the closing has cost, and from when on fences suffice. `false`:
     /// there was no barrier.
+    #[inline]
     pub(crate) fn learn(&mut self, executed: Executed) -> bool {
         match executed {
             Executed::Fence => {}
@@ -199,6 +202,7 @@ impl Mode {
     }
 
     /// As many fenced pins as one barrier everywhere is worth.
+    #[inline]
     fn countdown(&self) -> u32 {
         let price = u64::from(self.price) * VICTIMS.0 / VICTIMS.1;
         (price * 1_000 / FENCES_PS).clamp(COUNTDOWN.0, COUNTDOWN.1) as u32

@@ -6,7 +6,7 @@
 //! other blocks, then the blocks that exited threads have left behind.
 //!
 //! ```text
-//!   Block (2.3 KiB) | used | foreign | thread | slot 0 | ... | slot 62 | generation 0 | ... | 62 |
+//!   Block (2.3 KiB) | used | foreign | thread | - | slot 0 | ... | slot 62 | generation 0 | ... | 62 |
 //! ```
 //!
 //! - Only the thread that owns a block fills its slots, so finding a free one needs no atomic
@@ -44,10 +44,18 @@ pub(crate) struct Block {
     /// that adopted the block, or was granted to somebody who waited.
     foreign: AtomicU64,
     thread: AtomicCell<Option<ThreadId>>,
+    /// The first slot lies in the same cache line as what is above.
+    _room: u64,
     slots: [Slot; SLOTS],
     /// How often each slot's pin has been turned into a token and back; odd while it is one.
     generations: [AtomicU32; SLOTS],
+    /// A block is an odd number of cache lines long, so that a scan of many blocks does not meet all of
+    /// them in the same few places of a cache.
+    _odd: [u64; 8],
 }
+
+#[cfg(not(lease_loom))]
+const _: () = assert!(size_of::<Block>() == 37 * 64);
 
 impl Block {
     fn new() -> Self {
@@ -55,8 +63,10 @@ impl Block {
             used: AtomicU64::new(0),
             foreign: AtomicU64::new(0),
             thread: AtomicCell::new(None),
+            _room: 0,
             slots: std::array::from_fn(|_| Slot::new()),
             generations: std::array::from_fn(|_| AtomicU32::new(0)),
+            _odd: [0; 8],
         }
     }
 
@@ -263,17 +273,23 @@ pub(crate) fn publish(
     range: PageRange,
     location: &'static Location<'static>,
 ) -> &'static Slot {
-    match NEXT.with(Cell::get) {
-        Some(slot) if slot.is_free() => {
+    match at_hand() {
+        Some(slot) => {
             slot.fill(record, range, location);
             slot
         }
-        _ => publish_near(record, range, location),
+        None => publish_near(record, range, location),
     }
 }
 
+/// The slot that this thread filled last, if it is free again: for the caller to fill at once.
+#[inline(always)]
+pub(super) fn at_hand() -> Option<&'static Slot> {
+    NEXT.with(Cell::get).filter(|slot| slot.is_free())
+}
+
 /// The slot at hand is in use: try those behind it.
-#[inline(never)]
+#[inline]
 fn publish_near(
     record: u32,
     range: PageRange,

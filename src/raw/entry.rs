@@ -33,6 +33,7 @@ pub(crate) enum Ranges {
 }
 
 impl Ranges {
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[PageRange] {
         match self {
             Ranges::None => &[],
@@ -99,12 +100,12 @@ pub(crate) struct Entry {
 
 pub(crate) enum What {
     /// Somebody who waits for pages to be open.
-    Taker(Taker),
+    Taker(Box<Taker>),
     Break(BreakState),
     /// A break of leases alone: its ranges are closed to leases, not to pins.
     LeaseBreak(BreakState),
     /// A break without a breaker: once it is drained, somebody frees its blocks.
-    Retired(Retired),
+    Retired(Box<Retired>),
     /// The guard is closing: nobody gets a proof, but whoever closes wants to know when it is idle.
     Close(BreakState),
     /// The guard was dropped under live holders; the last of them takes the map with it.
@@ -161,6 +162,7 @@ pub(crate) enum BreakState {
 }
 
 impl Entry {
+    #[inline]
     pub(super) fn new(id: u64, ranges: Ranges, what: What) -> Self {
         Self {
             id,
@@ -172,6 +174,7 @@ impl Entry {
     }
 
     /// The state of a break, of whichever kind.
+    #[inline]
     pub(super) fn state(&self) -> Option<BreakState> {
         match &self.what {
             What::Break(state) | What::LeaseBreak(state) | What::Close(state) => Some(*state),
@@ -180,6 +183,7 @@ impl Entry {
         }
     }
 
+    #[inline]
     pub(super) fn set_state(&mut self, new: BreakState) {
         match &mut self.what {
             What::Break(state) | What::LeaseBreak(state) | What::Close(state) => *state = new,
@@ -195,6 +199,7 @@ impl Entry {
     }
 
     /// Whether its ranges are closed to pins and leases.
+    #[inline]
     pub(super) fn closes(&self) -> bool {
         match self.what {
             What::Taker(_) | What::LeaseBreak(_) => false,
@@ -232,11 +237,13 @@ impl Entry {
     }
 
     /// Whether it waits for pins, and not for leases alone.
+    #[inline]
     pub(super) fn waits_for_pins(&self) -> bool {
         !matches!(self.what, What::LeaseBreak(_))
     }
 
     /// Whether it is a break that waits for nobody any more.
+    #[inline]
     pub(super) fn is_drained(&self) -> bool {
         self.state() == Some(BreakState::Drained)
     }

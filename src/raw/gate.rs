@@ -190,6 +190,7 @@ impl Gate {
 
     /// Closes exactly `ranges` (in order and apart), and says whether pinners need a fence. Under the
     /// record's lock; `version` must be new.
+    #[inline]
     pub(crate) fn publish(&self, version: u64, ranges: &[PageRange], fenced: bool) {
         let word = self.word.load(Relaxed);
         if word & FINAL != 0 {
@@ -239,6 +240,7 @@ impl Table {
         }
     }
 
+    #[inline]
     fn fill(&self, ranges: &[PageRange]) {
         let (pairs, number) = if ranges.len() <= IN_PLACE {
             self.give_back();
@@ -256,18 +258,26 @@ impl Table {
             .store((number as u64) << 32 | ranges.len() as u64, ENTRY_STORED);
     }
 
+    /// What is read here may be half of one filling and half of another; then `Gate::overlaps` throws the
+    /// answer away. It must only not be out of bounds.
+    #[inline]
     fn overlaps(&self, range: PageRange) -> bool {
         // Pairs with the Release stores in `fill` and `give_back`: who misses a spill table, because it
         // has been given back, sees that the word has moved away from this table.
         let shape = self.shape.load(ENTRY_SEEN);
-        let len = shape as u32 as usize;
-        let pairs = match spill(shape) {
-            Some(spill) => spill.pairs(),
-            None => &self.in_place[..],
-        };
-        // What is read here may be half of one filling and half of another; then `Gate::overlaps`
-        // throws the answer away. It must only not be out of bounds.
-        let pairs = &pairs[..len.min(pairs.len())];
+        if shape >> 32 != 0 {
+            return Self::spilt_overlaps(shape, range);
+        }
+        let len = (shape as usize).min(IN_PLACE);
+        self.in_place[..len].iter().any(|pair| {
+            pair.start.load(ENTRY_SEEN) < range.end() && range.start() < pair.end.load(ENTRY_SEEN)
+        })
+    }
+
+    #[inline(never)]
+    fn spilt_overlaps(shape: u64, range: PageRange) -> bool {
+        let pairs = spill(shape).map_or(&[][..], Spill::pairs);
+        let pairs = &pairs[..(shape as u32 as usize).min(pairs.len())];
         // The first closed range that ends behind our start is the only one that can be in the way.
         let at = pairs.partition_point(|pair| pair.end.load(ENTRY_SEEN) <= range.start());
         pairs
@@ -302,6 +312,7 @@ impl Table {
     }
 
     /// Empties the table, and lets others have its spill table.
+    #[inline]
     fn give_back(&self) {
         if let Some(spill) = spill(self.shape.load(Relaxed)) {
             self.shape.store(0, ENTRY_STORED);

@@ -76,12 +76,12 @@ impl Record {
         range: PageRange,
         location: &'static Location<'static>,
     ) -> Option<&'static Slot> {
-        // Looked at before the slot is filled, so that a refused pinner that tries again and again
-        // does not keep the breaker busy with slots that come and go.
-        if !self.gate.look().is_open() {
-            return self.try_pin_watched(range, location);
-        }
-        let slot = blocks::publish(self.number, range, location);
+        // The gate is looked at before the slot is filled, too, so that a refused pinner that tries again
+        // and again does not keep the breaker busy with slots that come and go.
+        let Some(slot) = blocks::at_hand().filter(|_| self.gate.look().is_open()) else {
+            return self.try_pin_slowly(range, location);
+        };
+        slot.fill(self.number, range, location);
         barrier::light();
         if self.gate.look().is_open() {
             slot.confirm();
@@ -90,19 +90,22 @@ impl Record {
         self.look_again(slot, range)
     }
 
-    /// Something is closed, somewhere, or the gate wants fences.
+    /// Something is closed, somewhere, or the gate wants fences, or the slot at hand is in use.
     #[inline(never)]
-    fn try_pin_watched(
+    fn try_pin_slowly(
         &'static self,
         range: PageRange,
         location: &'static Location<'static>,
     ) -> Option<&'static Slot> {
-        if self.refuses(range) {
+        let first = self.gate.look();
+        if !first.is_open_to_fenced() && self.refuses(range) {
             return None;
         }
         let slot = blocks::publish(self.number, range, location);
         let look = self.look_behind_barrier();
-        if !look.is_open_to_fenced() {
+        // A word that names closed ranges never comes again, so the same word says that since the first
+        // look nothing has changed: and those ranges are elsewhere.
+        if !look.is_open_to_fenced() && look != first {
             return self.look_again(slot, range);
         }
         slot.confirm();

@@ -51,6 +51,7 @@ pub(crate) struct Wakes {
 }
 
 impl Wakes {
+    #[inline]
     pub(crate) fn add(&mut self, bell: Bell) {
         match self.first {
             None => self.first = Some(bell),
@@ -58,10 +59,12 @@ impl Wakes {
         }
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
+    #[inline]
     pub(crate) fn ring(self) {
         for bell in self.first.into_iter().chain(self.more) {
             bell.ring();
@@ -70,6 +73,7 @@ impl Wakes {
 }
 
 impl Queue {
+    #[inline]
     pub(super) fn push(&mut self, entry: Entry) {
         self.entries.push(entry);
     }
@@ -82,15 +86,26 @@ impl Queue {
         self.entries.iter_mut()
     }
 
+    #[inline]
     pub(super) fn get(&mut self, id: u64) -> Option<&mut Entry> {
         self.entries.iter_mut().find(|e| e.id == id)
     }
 
     /// Takes an entry out, and tells the place from which the rest must be settled. The entry is to be
     /// dropped when the lock is released: it has a waker in it.
+    #[inline]
     pub(super) fn remove(&mut self, id: u64) -> Option<(Entry, usize)> {
         let at = self.entries.iter().position(|e| e.id == id)?;
         Some((self.entries.remove(at), at))
+    }
+
+    /// [`remove`](Self::remove), for a break that is the only entry.
+    #[inline]
+    pub(super) fn remove_alone(&mut self, id: u64) -> Option<Entry> {
+        match self.entries.as_slice() {
+            [only] if only.id == id && matches!(only.what, What::Break(_)) => self.entries.pop(),
+            _ => None,
+        }
     }
 
     /// Takes everything out, to be dropped when the lock is released.
@@ -127,6 +142,7 @@ impl Queue {
     }
 
     /// All that is closed to pins, in order and apart.
+    #[inline]
     pub(super) fn closed(&self) -> Closed {
         let mut closing = self.entries.iter().filter(|e| e.closes());
         let first = closing.next();
@@ -153,6 +169,25 @@ impl Queue {
         wanting
             .filter_map(|e| e.ranges.hull_within(range))
             .reduce(|a, b| PageRange::reassembled(a.start().min(b.start()), a.end().max(b.end())))
+    }
+
+    /// [`settle`](Self::settle) from the last entry on, which has just come.
+    #[inline]
+    pub(super) fn settle_last(&mut self, record: u32, wakes: &mut Wakes) {
+        match self.entries.as_mut_slice() {
+            // The common case: nobody is before it, and nobody has been told to wake it.
+            [only] if matches!(only.what, What::Break(_)) => {
+                let left = left(record, only, self.ledger.as_deref());
+                only.set_state(match left {
+                    0 => BreakState::Drained,
+                    remaining => BreakState::Draining { remaining },
+                });
+            }
+            entries => {
+                let last = entries.len().saturating_sub(1);
+                self.settle(record, last, wakes);
+            }
+        }
     }
 
     /// Brings everything from place `from` on up to date with what is before it: grants pins and leases
@@ -223,22 +258,17 @@ impl Queue {
     }
 
     /// Counts the holders that the break at place `at` waits for; it is drained if there are none.
+    #[inline]
     fn drain(&mut self, record: u32, at: usize, wakes: &mut Wakes) {
         let entry = &mut self.entries[at];
-        let ranges = entry.ranges.as_slice();
-        let pins = if entry.waits_for_pins() {
-            scan::count(record, ranges)
-        } else {
-            0
-        };
-        let leases = self.ledger.as_ref().map_or(0, |l| l.leases.count(ranges));
-        match pins + leases {
+        match left(record, entry, self.ledger.as_deref()) {
             0 => self.set_drained(at, wakes),
             remaining => entry.set_state(BreakState::Draining { remaining }),
         }
     }
 
     /// The break at place `at` waits for nobody any more.
+    #[inline]
     fn set_drained(&mut self, at: usize, wakes: &mut Wakes) {
         let entry = &mut self.entries[at];
         entry.set_state(BreakState::Drained);
@@ -296,6 +326,17 @@ impl Queue {
     }
 }
 
+/// How many holders a break waits for.
+#[inline]
+fn left(record: u32, entry: &Entry, ledger: Option<&Ledger>) -> usize {
+    let ranges = entry.ranges.as_slice();
+    let pins = match entry.waits_for_pins() {
+        true => scan::count(record, ranges),
+        false => 0,
+    };
+    pins + ledger.map_or(0, |l| l.leases.count(ranges))
+}
+
 /// Retirements.
 impl Queue {
     fn durable(&self) -> u64 {
@@ -328,6 +369,7 @@ impl Queue {
     }
 
     /// Whoever closes the guard runs the retirements that are left, so it must be told of changes.
+    #[inline]
     fn tell_closing(&mut self, wakes: &mut Wakes) {
         // Nothing enters behind a closing but closings.
         if !self
@@ -421,6 +463,7 @@ pub(crate) enum Closed {
 }
 
 impl Closed {
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[PageRange] {
         match self {
             Closed::Few(ranges) => ranges.as_slice(),

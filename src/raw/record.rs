@@ -22,11 +22,11 @@ use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, process_sta
 /// guard (I9).
 #[repr(C, align(64))]
 pub(crate) struct Record {
-    pub(super) gate: Gate,
-    /// What this record's pins carry in their slots; never 0.
+    /// What this record's pins carry in their slots; never 0. In the same cache line as the gate's word.
     pub(super) number: u32,
     /// The process that the present guard was made in.
     process: AtomicU32,
+    pub(super) gate: Gate,
     /// Changes whenever somebody is woken: what blocking waiters look at before they sleep. It orders
     /// nothing: who sees it change, takes the lock.
     rings: AtomicU64,

@@ -30,12 +30,12 @@ impl Record {
         lsn: u64,
         job: Arc<dyn Any + Send + Sync>,
     ) -> Result<u64, Shut> {
-        let retired = Retired {
+        let retired = Box::new(Retired {
             state: BreakState::Queued,
             lsn,
             running: false,
             job,
-        };
+        });
         // Whoever waits for work hears of it when it is drained and durable; there must be a place where
         // that is written down.
         self.inner.lock().queue.ledger_mut();

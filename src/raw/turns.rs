@@ -88,7 +88,7 @@ impl Record {
             return Err(Shut);
         }
         let (range, location) = (taker.range, taker.location);
-        let what = What::Taker(taker);
+        let what = What::Taker(Box::new(taker));
         let ranges = Ranges::from(range);
         let blocks = |e: &Entry| e.keeps_waiting(&what) && e.ranges.overlap(&ranges);
         if inner.queue.iter().any(blocks) {
@@ -98,10 +98,11 @@ impl Record {
         }
         // Under the lock nobody can close: whoever does so later, scans later.
         Ok(Ticket::Granted(match what {
-            What::Taker(Taker {
-                wants: Wants::Lease(label),
-                ..
-            }) => {
+            What::Taker(taker) if matches!(taker.wants, Wants::Lease(_)) => {
+                let label = match taker.wants {
+                    Wants::Lease(label) => label,
+                    Wants::Pin => None,
+                };
                 let thread = Some(std::thread::current().id());
                 let leases = &mut inner.queue.ledger_mut().leases;
                 Taken::Lease(leases.take(range, location, label, thread))
@@ -267,8 +268,7 @@ impl Record {
     /// Looks whether anybody is before the last entry of the queue, and whether holders are left.
     fn look(&'static self, inner: &mut Inner, id: u64, reached: bool, wakes: &mut Wakes) -> Turn {
         if reached {
-            let last = inner.queue.len() - 1;
-            inner.queue.settle(self.number, last, wakes);
+            inner.queue.settle_last(self.number, wakes);
         } else if let Some(entry) = inner.queue.get(id) {
             // No barrier was to be had, by any means: the slots say nothing, so it never drains (I4).
             let remaining = usize::MAX;
@@ -333,10 +333,17 @@ impl Record {
 
     /// Takes a break out of the queue, wherever it stands, and lets on who waited for it (I5, I8).
     pub(crate) fn reopen(&'static self, id: u64) {
-        let mut wakes = Wakes::default();
         let Some(mut inner) = self.lock_to_drop() else {
             return;
         };
+        if let Some(alone) = inner.queue.remove_alone(id) {
+            // The common case: nobody waits.
+            self.publish_gate(&mut inner);
+            drop(inner);
+            drop(alone);
+            return;
+        }
+        let mut wakes = Wakes::default();
         let mut removed = self.take_out(&mut inner, id);
         if let Some((entry, at)) = &mut removed {
             // First those who waited, then everybody: a pinner with a ticket goes before one without.

@@ -45,6 +45,9 @@ pub(crate) trait Step {
 #[derive(Default)]
 pub(crate) struct Bell {
     event: Event,
+    /// Somebody listens to the event. Changed under the lock under which the bell is hung and taken, so
+    /// nobody is overlooked; and ringing costs nothing where nobody does.
+    heard: bool,
     task: Option<Waker>,
     /// The others whom the waiter waits for too: the last of them wakes it.
     group: Option<Arc<Group>>,
@@ -128,7 +131,10 @@ impl Bell {
     pub(crate) fn hang(&mut self, rope: &mut Rope<'_>) {
         match rope {
             Rope::Task(waker) => std::mem::swap(&mut self.task, waker),
-            Rope::Thread(listener) => **listener = Some(self.event.listen()),
+            Rope::Thread(listener) => {
+                self.heard = true;
+                **listener = Some(self.event.listen());
+            }
             Rope::Nobody => {}
         }
     }
@@ -145,7 +151,9 @@ impl Bell {
         if let Some(group) = self.group {
             return group.rung();
         }
-        self.event.notify(usize::MAX);
+        if self.heard {
+            self.event.notify(usize::MAX);
+        }
         if let Some(waker) = self.task {
             waker.wake();
         }
