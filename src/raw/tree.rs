@@ -213,13 +213,13 @@ impl Tree {
         } else {
             self.node_mut(at).items[way] = self.summary(child);
             self.join(at, way);
+            self.join(at, way.saturating_sub(1));
         }
         true
     }
 
     /// Joins the children `way` and `way + 1` of node `at` if they are nearly empty.
     fn join(&mut self, at: u32, way: usize) {
-        let way = way.min(usize::from(self.node(at).len).saturating_sub(2));
         let [Some(left), Some(right)] =
             [way, way + 1].map(|w| self.node(at).items().get(w).map(|i| i.child))
         else {
@@ -369,7 +369,7 @@ mod tests {
         }
         let full = tree.nodes.len();
         assert!(
-            full < 10_000 / (WIDTH - 2),
+            full < 10_000 / (WIDTH - 3),
             "{full} nodes, and starts ascend"
         );
         for n in 0..10_000 {
