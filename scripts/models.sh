@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-target}/loom
 RUSTFLAGS="--cfg lease_loom" RUST_BACKTRACE=0 \
-    timeout "${MODEL_SECONDS:-600}" cargo test --release --locked --test loom_core
+    timeout "${MODEL_SECONDS:-600}" cargo test --release --locked --test loom_core --test loom_leases

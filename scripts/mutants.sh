@@ -22,28 +22,43 @@ fi
 build() { # name
     RUSTFLAGS="--cfg lease_loom" CARGO_TARGET_DIR=$target \
         RUSTC_WORKSPACE_WRAPPER=$(scripts/mutant-rustc.sh "$wrapper" "$1") \
-        cargo test --release --locked --test loom_core --no-run --message-format=json 2>"$wrapper/$1.log" |
-        grep -oE '"executable":"[^"]+"' | tail -n 1 | cut -d'"' -f4
+        cargo test --release --locked --test loom_core --test loom_leases --no-run --message-format=json \
+        2>"$wrapper/$1.log" | grep -oE '"executable":"[^"]+"' | cut -d'"' -f4
+}
+
+models_of() { # binary
+    "$1" --list --format terse | sed -n 's/: test$//p'
+}
+
+run() { # model, among the binaries
+    local binary
+    for binary in $binaries; do
+        if models_of "$binary" | grep -qx "$1"; then
+            RUST_BACKTRACE=0 timeout 300 "$binary" --exact "$1" --nocapture
+            return
+        fi
+    done
+    echo "no such model: $1"
 }
 
 survivors=0
 printf '%-22s %-9s %-48s %s\n' mutant verdict model seconds
 for mutant in none "${mutants[@]}"; do
     start=$SECONDS
-    binary=$(build "$mutant")
-    if [ -z "$binary" ]; then
+    binaries=$(build "$mutant")
+    if [ "$(wc -w <<<"$binaries")" -ne 2 ]; then
         printf '%-22s %-9s\n' "$mutant" 'NO BUILD'
         survivors=$((survivors + 1))
         continue
     fi
     if [ "$mutant" = none ]; then
-        models=$("$binary" --list --format terse | sed -n 's/: test$//p')
+        models=$(for binary in $binaries; do models_of "$binary"; done)
     else
         models=$(awk -v m="$mutant" '$1 == m {print $2}' scripts/mutant-models)
     fi
     killer=
     for model in $models; do
-        RUST_BACKTRACE=0 timeout 300 "$binary" --exact "$model" >"$wrapper/$mutant.$model.log" 2>&1 && continue
+        run "$model" >"$wrapper/$mutant.$model.log" 2>&1 && continue
         killer=$model
         break
     done

@@ -11,74 +11,14 @@
 //! twins (the real ones are another crate's); statics and blocks are small (two slots a block).
 #![cfg(lease_loom)]
 
+mod loom_support;
+
 use std::sync::Arc;
 
 use layout_lease::{Barrier, LayoutGuard, PagePin};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
-
-/// `loom::thread`, with the end of a thread inside what `join` waits for.
-mod thread {
-    pub(crate) fn spawn<T: 'static>(
-        f: impl FnOnce() -> T + 'static,
-    ) -> loom::thread::JoinHandle<T> {
-        loom::thread::spawn(move || {
-            let output = f();
-            layout_lease::leave_thread();
-            output
-        })
-    }
-}
-
-/// Explores every schedule with at most `preemptions` preemptions; 0: every schedule.
-fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = match preemptions {
-        0 => None,
-        n => Some(n),
-    };
-    builder.max_branches = 20_000;
-    let model = Arc::new(model);
-    // In a thread of its own: loom drops the statics before the main thread's locals.
-    builder.check(move || {
-        let model = Arc::clone(&model);
-        thread::spawn(move || model()).join().unwrap();
-    });
-}
-
-/// The block behind a page.
-struct Disk(UnsafeCell<u64>);
-
-// SAFETY: every access goes through loom's cell, which reports those that are not ordered.
-unsafe impl Sync for Disk {}
-// SAFETY: as above.
-unsafe impl Send for Disk {}
-
-type Guard = LayoutGuard<Disk>;
-
-fn guard() -> Arc<Guard> {
-    guard_with(Barrier::Adaptive)
-}
-
-fn guard_with(barrier: Barrier) -> Arc<Guard> {
-    Arc::new(LayoutGuard::with_barrier(Disk(UnsafeCell::new(0)), barrier))
-}
-
-/// A device works on the block, under a pin.
-fn device(guard: &Guard) {
-    guard.map().0.with(|block| {
-        // SAFETY: loom checks it.
-        let _ = unsafe { *block };
-    });
-}
-
-/// The engine gives the block to somebody else, under a proof.
-fn free(guard: &Guard) {
-    guard.map().0.with_mut(|block| {
-        // SAFETY: loom checks it.
-        unsafe { *block += 1 };
-    });
-}
+use loom_support::{Disk, device, explore, free, guard, guard_with, thread};
 
 /// I1, I2, I7: a pin is granted and waited for, or refused. Both handshakes in one: the slot against the
 /// gate when pinning, the slot against the waiter when unpinning.
@@ -102,6 +42,54 @@ fn i02_pin_against_close() {
             pinner.join().unwrap();
         });
     }
+}
+
+/// I1, I2: as before, where the pinner has a slot at hand: the way that takes no call.
+#[test]
+fn i02_slot_at_hand_against_close() {
+    explore(3, || {
+        let guard = guard_with(Barrier::Asymmetric);
+        let pinner = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                drop(guard.try_pin(8..9));
+                if let Ok(pin) = guard.try_pin(0..1) {
+                    device(&guard);
+                    drop(pin);
+                }
+            }
+        });
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        free(&guard);
+        drop(proof);
+        pinner.join().unwrap();
+    });
+}
+
+/// I2: a pinner steps back through the unpin path and is counted off, though it was never counted on; the
+/// other holder must still be waited for.
+#[test]
+fn i02_retreat_beside_a_holder() {
+    explore(2, || {
+        let guard = guard();
+        let pin = guard.try_pin(0..1).unwrap();
+        let pinner = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || drop(guard.try_pin(0..1))
+        });
+        let holder = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                device(&guard);
+                drop(pin);
+            }
+        });
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        free(&guard);
+        drop(proof);
+        pinner.join().unwrap();
+        holder.join().unwrap();
+    });
 }
 
 /// I2, I6: the mode changes in both directions while a pinner and a breaker meet. The first break makes

@@ -274,4 +274,9 @@ impl Retired {
     pub(super) fn is_ready(&self, durable: u64) -> bool {
         self.state == BreakState::Drained && self.lsn <= durable && !self.running
     }
+
+    /// Whether its blocks could be freed if the log were on media.
+    pub(super) fn waits_for_log_alone(&self, durable: u64) -> bool {
+        self.state == BreakState::Drained && self.lsn > durable && !self.running
+    }
 }

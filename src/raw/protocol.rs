@@ -83,7 +83,7 @@ impl Record {
         };
         slot.fill(self.number, range, location);
         barrier::light();
-        if self.gate.look().is_open() {
+        if cfg!(lease_mutant = "look_first") || self.gate.look().is_open() {
             slot.confirm();
             return Some(slot);
         }
@@ -160,7 +160,11 @@ impl Record {
         let look = self.look_behind_barrier();
         if !look.is_open_to_fenced() && self.refuses(range) {
             // Back out the way a pin goes: a scan may have counted us (I6).
-            self.unpin(slot);
+            if cfg!(lease_mutant = "retreat_silent") {
+                slot.clear();
+            } else {
+                self.unpin(slot);
+            }
             return None;
         }
         slot.confirm();

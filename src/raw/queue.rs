@@ -8,7 +8,7 @@
 //! released, for the scan that counted it came after the closing, so its release sees the gate closed.
 //! A pin that the scan just missed may take itself off too; so at 0 the slots are scanned again, and
 //! only a clean scan drains (I2, I6). Nothing can be counted too little for ever: that would be a lost
-//! wake. Extensions are granted under the lock and added to the count; leases come and go under it.
+//! wake. Extensions are not counted for the same reason; leases come and go under the lock.
 
 use std::any::Any;
 use std::mem;
@@ -80,10 +80,6 @@ impl Queue {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter()
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut()
     }
 
     #[inline]
@@ -182,6 +178,9 @@ impl Queue {
                     0 => BreakState::Drained,
                     remaining => BreakState::Draining { remaining },
                 });
+                if left == 0 && !only.bell.is_silent() {
+                    wakes.add(mem::take(&mut only.bell));
+                }
             }
             entries => {
                 let last = entries.len().saturating_sub(1);
@@ -250,7 +249,9 @@ impl Queue {
             }
             if let Some(remaining) = entry.draining() {
                 *remaining = remaining.saturating_sub(1);
-                if *remaining == 0 {
+                if *remaining == 0 && cfg!(lease_mutant = "not_rescanned") {
+                    self.set_drained(at, wakes);
+                } else if *remaining == 0 {
                     self.drain(record, at, wakes);
                 }
             }
@@ -426,7 +427,10 @@ impl Queue {
         let closing = self.entries.iter().position(|e| e.id == id)?;
         let before = &self.entries[..closing];
         let what = &self.entries[closing].what;
-        let undurable = |e: &Entry| matches!(&e.what, What::Retired(r) if r.state == BreakState::Drained && !r.running);
+        let durable = self.durable();
+        // Not one that has become ready meanwhile.
+        let undurable =
+            |e: &Entry| matches!(&e.what, What::Retired(r) if r.waits_for_log_alone(durable));
         let in_the_way = |e: &&Entry| e.keeps_waiting(what);
         if !before.iter().filter(in_the_way).all(undurable) {
             return None;

@@ -189,18 +189,12 @@ impl Record {
         if stranger || again {
             return Err(Refusal::Breaking);
         }
-        // Under the lock, so no scan of this mapping is on its way: the next one sees it (I11), and those
-        // before it have counted the pin that this one hangs on, and now count this one too.
+        // Under the lock, so no scan of this mapping is on its way: the next one sees it (I11). Breaks that
+        // drain have counted the pin that this one hangs on, and not this one; but they end with a clean
+        // scan, not with a count.
         let slot = blocks::publish(self.number, range, location);
         slot.mark_extension();
         slot.confirm();
-        for entry in inner.queue.iter_mut() {
-            if entry.closes() && entry.ranges.overlaps(&range) {
-                if let Some(remaining) = entry.draining() {
-                    *remaining = remaining.saturating_add(1);
-                }
-            }
-        }
         Ok(slot)
     }
 
@@ -258,6 +252,11 @@ impl Record {
     /// Closes the gate as the queue says, with a barrier behind it. `false`: none was to be had.
     fn close_gate(&'static self, inner: &mut Inner) -> bool {
         let needs = inner.mode.begin_break();
+        if cfg!(lease_mutant = "close_after_barrier") {
+            let reached = inner.mode.learn(needs.execute());
+            self.publish_gate(inner);
+            return reached;
+        }
         // The mode goes into the gate together with the closing, before the barrier: who looks later,
         // fences; who looked earlier, did so before its point of the barrier, and its slot is visible to
         // this scan and all later ones.
@@ -308,7 +307,13 @@ impl Record {
                 Some(Err(Shut))
             }
             _ => {
-                entry.bell.hang(&mut rope);
+                if cfg!(lease_mutant = "listen_after_look") {
+                    drop(inner);
+                    inner = self.inner.lock();
+                }
+                if let Some(entry) = inner.queue.get(id) {
+                    entry.bell.hang(&mut rope);
+                }
                 // The lock goes before what the rope has in it.
                 drop(inner);
                 None

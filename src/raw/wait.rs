@@ -139,6 +139,11 @@ impl Bell {
         }
     }
 
+    /// Ringing it would be heard by nobody.
+    pub(crate) fn is_silent(&self) -> bool {
+        !self.heard && self.task.is_none() && self.group.is_none()
+    }
+
     /// Its entry will never become what it waited to be: nobody need wait for the others.
     pub(crate) fn spoil(&mut self) {
         if let Some(group) = &self.group {

@@ -1,0 +1,98 @@
+//! What the models share: the disk block that loom watches, and how schedules are explored.
+#![allow(dead_code, reason = "each target uses a part of it")]
+
+use std::sync::Arc;
+
+use layout_lease::{Barrier, BlockMap, Drained, LayoutGuard, OpError, PageRange};
+use loom::cell::UnsafeCell;
+
+/// `loom::thread`, with the end of a thread inside what `join` waits for.
+pub(crate) mod thread {
+    pub(crate) fn spawn<T: 'static>(
+        f: impl FnOnce() -> T + 'static,
+    ) -> loom::thread::JoinHandle<T> {
+        loom::thread::spawn(move || {
+            let output = f();
+            layout_lease::leave_thread();
+            output
+        })
+    }
+}
+
+/// Explores every schedule with at most `preemptions` preemptions; 0: every schedule.
+pub(crate) fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = match preemptions {
+        0 => None,
+        n => Some(n),
+    };
+    builder.max_branches = 20_000;
+    let model = Arc::new(model);
+    let explored = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&explored);
+    // In a thread of its own: loom drops the statics before the main thread's locals.
+    builder.check(move || {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let model = Arc::clone(&model);
+        thread::spawn(move || model()).join().unwrap();
+    });
+    let name = std::thread::current();
+    let name = name.name().unwrap_or("model");
+    println!(
+        "{name}: {} schedules",
+        explored.load(std::sync::atomic::Ordering::Relaxed)
+    );
+}
+
+/// The block behind a page.
+pub(crate) struct Disk(pub(crate) UnsafeCell<u64>);
+
+// SAFETY: every access goes through loom's cell, which reports those that are not ordered.
+unsafe impl Sync for Disk {}
+// SAFETY: as above.
+unsafe impl Send for Disk {}
+
+pub(crate) type Guard = LayoutGuard<Disk>;
+
+pub(crate) fn guard() -> Arc<Guard> {
+    guard_with(Barrier::Adaptive)
+}
+
+pub(crate) fn guard_with(barrier: Barrier) -> Arc<Guard> {
+    Arc::new(LayoutGuard::with_barrier(Disk(UnsafeCell::new(0)), barrier))
+}
+
+/// A device works on the block, under a pin.
+pub(crate) fn device(guard: &Guard) {
+    guard.map().0.with(|block| {
+        // SAFETY: loom checks it.
+        let _ = unsafe { *block };
+    });
+}
+
+/// The engine gives the block to somebody else, under a proof.
+pub(crate) fn free(guard: &Guard) {
+    guard.map().overwrite();
+}
+
+impl Disk {
+    fn overwrite(&self) {
+        self.0.with_mut(|block| {
+            // SAFETY: loom checks it.
+            unsafe { *block += 1 };
+        });
+    }
+}
+
+impl BlockMap for Disk {
+    type Error = std::convert::Infallible;
+
+    fn punch_hole(
+        &self,
+        pages: PageRange,
+        _proof: &Drained<'_, Self>,
+    ) -> Result<u64, OpError<Self::Error>> {
+        self.overwrite();
+        Ok(pages.len())
+    }
+}
