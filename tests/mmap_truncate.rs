@@ -1,0 +1,71 @@
+//! The program `examples/mmap_truncate`: what it shows, with the lease and without.
+#![cfg(all(target_os = "linux", not(lease_loom)))]
+
+#[path = "support/program.rs"]
+mod program;
+
+use crate::program::{Run, folders};
+
+/// How long each run takes; `MMAP_TRUNCATE_SECONDS=10` for the long form.
+fn seconds() -> String {
+    std::env::var("MMAP_TRUNCATE_SECONDS").unwrap_or_else(|_| "2".into())
+}
+
+/// Cut and punched under readers on every page, on each file system: nobody gets a SIGBUS, zeroes or old
+/// bytes; and readers were really in the way.
+#[test]
+fn with_the_lease_readers_never_notice() {
+    for folder in folders() {
+        let dir = folder.to_str().unwrap();
+        let run = Run::of("mmap_truncate", &["--seconds", &seconds(), "--dir", dir]);
+        assert_eq!(run.status, Some(0));
+        for wrong in [
+            "pages read as zeroes",
+            "pages read with other wrong bytes",
+            "SIGBUS",
+        ] {
+            assert_eq!(run.number(wrong), 0);
+        }
+        for happened in [
+            "of the page read least",
+            "pins refused",
+            "truncated",
+            "punched",
+            "breaks that waited",
+        ] {
+            assert!(run.number(happened) > 0, "{happened}: never");
+        }
+    }
+}
+
+/// The same program, the same timing, and nobody waits for the readers: they die, or read what they
+/// should not.
+#[test]
+fn without_it_they_die_or_read_zeroes() {
+    for folder in folders() {
+        let dir = folder.to_str().unwrap();
+        let run = Run::of(
+            "mmap_truncate",
+            &["--no-lease", "--seconds", "10", "--dir", dir],
+        );
+        assert_eq!(run.status, Some(1));
+        let died = run.text.contains("died of SIGBUS");
+        assert!(died || run.text.contains("a reader got"));
+    }
+}
+
+#[test]
+fn it_says_how_it_is_used() {
+    let help = Run::of("mmap_truncate", &["--help"]);
+    assert_eq!(help.status, Some(0));
+    for word in ["--seconds", "--no-lease", "--dir", "Exit status"] {
+        assert!(help.text.contains(word), "{word}");
+    }
+    assert_eq!(
+        Run::of("mmap_truncate", &["--seconds", "0"]).status,
+        Some(2)
+    );
+    let nowhere = Run::of("mmap_truncate", &["--dir", "/nowhere at all"]);
+    assert_eq!(nowhere.status, Some(2));
+    assert!(nowhere.text.contains("/nowhere at all"));
+}
