@@ -168,10 +168,8 @@ fn pinned_pages_are_missed_because_the_file_was_unmapped() {
     };
     let pin = guard.try_pin(3..4).unwrap();
     // SAFETY: the page lies within the mapping and the file, which the pin keeps as it is.
-    assert_eq!(
-        unsafe { base.cast::<u8>().add(3 * 4096).read_volatile() },
-        7
-    );
+    let byte = unsafe { base.cast::<u8>().add(3 * 4096).read_volatile() };
+    assert_eq!(byte, 7);
     // SAFETY: this is the whole mapping, and nobody has a reference into it.
     unsafe { munmap(base, 8 * 4096).unwrap() };
 
