@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use layout_lease::maps::ExtentMap;
 use layout_lease::{
-    BreakError, LayoutGuard, OpError, PagePin, PageRange, PinError, RangeError, TryBreakError,
-    TryPinError,
+    AnyGuard, BreakError, LayoutGuard, OpError, PagePin, PageRange, PinError, PinToken, RangeError,
+    TryBreakError, TryPinError, break_layouts_of,
 };
 
 use crate::support::{
@@ -115,7 +115,8 @@ fn the_gate_reopened_while_waiting_starves_the_remover() {
 /// multiplied by `tee`, as often as one likes.
 ///
 /// Commit "fs: prevent page refcount overflow in pipe_buf_get" (15fab63e1e57), which had to limit it. Here
-/// a pin cannot be cloned, and its holder is refused another like everybody else.
+/// a pin cannot be cloned, its holder is refused another like everybody else, and the one way to hold more
+/// is counted, and ends there.
 #[test]
 fn a_reference_is_cloned_by_a_holder() {
     // Ambiguous, so it does not compile, if pins can be cloned.
@@ -137,8 +138,13 @@ fn a_reference_is_cloned_by_a_holder() {
     // It may be passed on, and is one pin still.
     let pin = thread::scope(|s| s.spawn(move || pin).join().unwrap());
     assert_eq!(breaking.holders().len(), 1);
-    breaking.assert_waits();
+    let more = pin.extend(&guard, 6..7).unwrap();
+    let ever_more = more.extend(&guard, 7..8);
+    assert_eq!(ever_more.unwrap_err(), TryPinError::Breaking);
+    assert_eq!(breaking.holders().len(), 2);
     drop(pin);
+    breaking.assert_waits();
+    drop(more);
     drop(breaking.now().unwrap());
     assert_clean(&guard);
 }
@@ -362,8 +368,18 @@ fn a_release_path_bypasses_the_waker() {
         static LAST: std::cell::RefCell<Option<PagePin>> = const { std::cell::RefCell::new(None) };
     }
     type Way = fn(PagePin);
-    let ways: [(&str, Way); 9] = [
+    let ways: [(&str, Way); 11] = [
         ("dropped", drop),
+        ("redeemed from a token", |pin| {
+            let number = pin.into_token().to_u64();
+            let token = PinToken::from_u64(number).unwrap();
+            drop(token.redeem().unwrap());
+        }),
+        ("redeemed by another thread", |pin| {
+            let token = pin.into_token();
+            let redeem = move || drop(token.redeem().unwrap());
+            thread::spawn(redeem).join().unwrap();
+        }),
         ("dropped with a batch", |pin| drop(vec![Some(pin), None])),
         ("replaced", |pin| {
             let mut slot = Some(pin);
@@ -407,6 +423,26 @@ fn a_release_path_bypasses_the_waker() {
                 way(pin);
                 assert_eq!(bell.rung(), 1, "{name}: nobody was woken");
                 drop(breaking.now().unwrap());
+                assert_clean(&guard);
+            }
+            // A lease that is given back, and one of which only the part that is wanted is.
+            for whole in [true, false] {
+                let guard = LayoutGuard::with_barrier((), barrier);
+                let (mut lease, bell) = (guard.lease(0..5).wait().unwrap(), Bell::new());
+                let mut breaking = guard.break_layouts(4..8);
+                assert!(bell.poll(&mut breaking).is_pending());
+                lease.shrink_to(if whole { 0..4 } else { 1..3 }).unwrap();
+                assert_eq!(bell.rung(), 1, "a lease that shrank: nobody was woken");
+                drop((breaking.now().unwrap(), breaking));
+                let mut breaking = guard.break_layouts(2..8);
+                assert!(bell.poll(&mut breaking).is_pending());
+                drop(lease);
+                assert_eq!(
+                    bell.rung(),
+                    2,
+                    "a lease that was given back: nobody was woken"
+                );
+                drop((breaking.now().unwrap(), breaking));
                 assert_clean(&guard);
             }
             // A grant that nobody ever fetches is a pin, too.
@@ -480,44 +516,54 @@ fn a_waiter_looks_again_at_the_same_page() {
 /// for as long as the page was held.
 ///
 /// Commit "xfs: add dax dedupe support" (13f9e267fdbb), `xfs_mmaplock_two_inodes_and_break_dax_layout`.
-/// Here both are closed first and waited for after, and whoever waits sleeps until it is over: one wake
-/// for each.
+/// Here both are closed in one step, stay closed, and whoever waits sleeps until both are idle: one wake.
 #[test]
 fn two_objects_and_a_busy_loop() {
-    let guards = [bare(), bare()];
-    for busy in 0..2 {
-        let pin = guards[busy].try_pin(3..4).unwrap();
-        let mut breaks = guards.each_ref().map(|guard| guard.break_layouts(0..8));
-        let bells = [Bell::new(), Bell::new()];
-        let mut proofs = Vec::new();
-        for (bell, breaking) in bells.iter().zip(&mut breaks) {
-            if let std::task::Poll::Ready(proof) = bell.poll(breaking) {
-                proofs.push(proof.unwrap());
-            }
+    let (first, second) = (bare(), Engine::idle());
+    let parts: [(&dyn AnyGuard, PageRange); 2] = [(&first, pages(0, 8)), (&second, pages(0, 8))];
+    for busy_goes_first in [true, false] {
+        let pins = [first.try_pin(3..4).unwrap(), second.try_pin(3..4).unwrap()];
+        let bell = Bell::new();
+        let mut both = break_layouts_of(&parts);
+        assert!(bell.poll(&mut both).is_pending());
+        let mut pins = Vec::from(pins);
+        if busy_goes_first {
+            pins.reverse();
         }
-        assert_eq!(
-            proofs.len(),
-            1,
-            "the idle one is drained while the other is not"
-        );
-        // Whatever goes on in either, nobody is woken to look again.
-        for _ in 0..100 {
-            for guard in &guards {
-                drop(guard.try_pin(8..9).unwrap());
-                drop(guard.try_break_layouts(9..10).unwrap());
-                assert!(!is_open(guard, pages(3, 4)), "unlocked to begin again");
+        while let Some(pin) = pins.pop() {
+            // Whatever goes on in either, nobody is woken to look again.
+            for _ in 0..100 {
+                drop(first.try_pin(8..9).unwrap());
+                drop(second.try_break_layouts(9..10).unwrap());
+                assert!(!is_open(&first, pages(3, 4)), "unlocked to begin again");
+                assert!(!is_open(&second, pages(3, 4)), "unlocked to begin again");
             }
+            assert_eq!((bell.rung(), both.is_drained()), (0, false));
+            drop(pin);
         }
-        assert_eq!(bells.each_ref().map(|bell| bell.rung()), [0, 0]);
-        drop(pin);
-        assert_eq!(bells[busy].rung(), 1);
-        assert_eq!(bells[1 - busy].rung(), 0);
-        drop(breaks[busy].now().unwrap());
+        assert_eq!(bell.rung(), 1);
+        let proofs = both.wait().unwrap();
+        assert!(proofs.of(&first).is_some() && proofs.of(&second).is_some());
         drop(proofs);
-        for guard in &guards {
-            assert_clean(guard);
-        }
+        assert_clean(&first);
+        assert_clean(&second);
     }
+    // Two who name them in opposite order, as the two directions of a dedupe do.
+    watched(|| {
+        let guards = [bare(), bare()];
+        thread::scope(|s| {
+            for (a, b) in [(0, 1), (1, 0)] {
+                let guards = &guards;
+                s.spawn(move || {
+                    for _ in 0..500 {
+                        let parts: [(&dyn AnyGuard, PageRange); 2] =
+                            [(&guards[a], pages(0, 8)), (&guards[b], pages(4, 12))];
+                        drop(break_layouts_of(&parts).wait().unwrap());
+                    }
+                });
+            }
+        });
+    });
 }
 
 /// The file was closed and its file system unmounted while a device still had pages of it: nobody waited
