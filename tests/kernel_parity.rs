@@ -156,7 +156,7 @@ fn a_reference_is_cloned_by_a_holder() {
 ///
 /// Commit "fs/dax: return unmapped busy pages from dax_layout_busy_page_range()" (cee91fa13a8e). Here a
 /// pin is a pin, whatever became of the way by which its holder came to the page.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", feature = "file"))]
 #[test]
 fn pinned_pages_are_missed_because_the_file_was_unmapped() {
     use layout_lease::maps::FileBlocks;

@@ -5,26 +5,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
-/// The example, which `cargo test` has built.
+/// The example, as its source is now: `cargo test --test NAME` alone builds no examples.
 fn program(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("where am I?");
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    let program = profile.join("examples").join(name);
     static BUILDING: Mutex<()> = Mutex::new(());
     let _building = BUILDING.lock();
-    if !program.exists() {
-        // `cargo test --test NAME` builds no examples.
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--offline", "--example", name, "--target-dir"]);
-        cargo.arg(profile.parent().unwrap());
-        if profile.ends_with("release") {
-            cargo.arg("--release");
-        }
-        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(built.unwrap().success());
+    let test = env::current_exe().expect("where am I?");
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--offline", "--example", name]);
+    cargo.arg("--target-dir").arg(profile.parent().unwrap());
+    if profile.ends_with("release") {
+        cargo.arg("--release");
     }
-    assert!(program.exists(), "cargo has built no {}", program.display());
-    program
+    let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
+    assert!(built.unwrap().success(), "{name} cannot be built");
+    profile.join("examples").join(name)
 }
 
 /// What a run printed, and how it ended.
