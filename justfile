@@ -22,6 +22,10 @@ lint:
 models:
     scripts/models.sh
 
+# The models of the handshake with store buffers and membarrier, by spin: `just spin long`, `just spin NAME`.
+spin *names:
+    scripts/spin.sh {{ names }}
+
 # Break one ordering, fence or step at a time: a model must notice each.
 mutants *names:
     scripts/mutants.sh {{ names }}
