@@ -54,6 +54,8 @@ impl Record {
             drop((forgotten, old));
             return true;
         }
+        let mut wakes = Wakes::default();
+        inner.queue.recall(&[PageRange::ALL], &mut wakes);
         let version = inner.tick();
         self.gate.shut(version);
         let needs = inner.mode.begin_break();
@@ -75,6 +77,7 @@ impl Record {
             }
         }
         drop(inner);
+        self.wake(wakes);
         drop((forgotten, old));
         left == 0
     }

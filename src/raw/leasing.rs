@@ -3,9 +3,20 @@
 use crate::holders::HolderKind;
 use crate::range::PageRange;
 use crate::raw::queue::Wakes;
-use crate::raw::record::Record;
+use crate::raw::record::{Inner, Record};
 use crate::raw::wait::{Rope, Via};
 use crate::sync::Ordering;
+
+impl Inner {
+    /// What is wanted of a lease of `range`. A closed guard wants everything back, also when nobody waits
+    /// for that any more.
+    fn wanted(&self, range: PageRange) -> Option<PageRange> {
+        if self.closed {
+            return Some(range);
+        }
+        self.queue.wanted(&range)
+    }
+}
 
 impl Record {
     /// A lease of `range` ends.
@@ -36,7 +47,7 @@ impl Record {
         if !self.gate.is_closed() && self.lease_breaks.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        self.inner.lock().queue.wanted(&range)
+        self.inner.lock().wanted(range)
     }
 
     /// A name for one who wants to hear of something again and again.
@@ -54,7 +65,7 @@ impl Record {
     ) -> Option<PageRange> {
         let mut rope = Rope::from(via);
         let mut inner = self.inner.lock();
-        let wanted = inner.queue.wanted(&range);
+        let wanted = inner.wanted(range);
         if wanted.is_none() {
             if let Some(bell) = inner.queue.ledger_mut().leases.bell(lease, caller) {
                 bell.hang(&mut rope);
