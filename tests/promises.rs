@@ -14,6 +14,8 @@
 //! | `promises/cancel.rs` | I8 cancel |
 //! | `promises/threads.rs` | I9 any thread |
 //! | `promises/ranges.rs` | I10 empty is never "all", I12 others undisturbed |
+//! | `promises/leases.rs` | leases: the gate, the queue, breaks of leases alone |
+//! | `promises/recall.rs` | recall, and leases that are given back, in part or as a whole |
 //! | `promises/corners.rs` | the rules for the corners: engines that fail, closing, types |
 //! | `promises/found.rs` | what the search for holes in the promises has found |
 #![cfg(not(lease_loom))]
@@ -28,10 +30,14 @@ mod cancel;
 mod corners;
 #[path = "promises/found.rs"]
 mod found;
+#[path = "promises/leases.rs"]
+mod leases;
 #[path = "promises/proof.rs"]
 mod proof;
 #[path = "promises/ranges.rs"]
 mod ranges;
+#[path = "promises/recall.rs"]
+mod recall;
 mod support;
 #[path = "promises/threads.rs"]
 mod threads;

@@ -13,8 +13,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use layout_lease::{Barrier, BlockMap, BlockOp, BreakLayouts, Close, PinPages};
-use layout_lease::{Drained, LayoutGuard, OpError, PageRange};
+use layout_lease::{
+    Barrier, BlockMap, BlockOp, BreakLayouts, BreakLeases, BreakMany, Close, Drained, LayoutGuard,
+    LayoutLease, LeasePages, OpError, PageRange, PinPages, Recalled, Retired, RetiredReady,
+};
 
 /// No time at all: `wait_timeout(NOW)` looks once and does not block.
 pub(crate) const NOW: Duration = Duration::ZERO;
@@ -116,28 +118,28 @@ pub(crate) trait Ask: Future + Unpin + Sized {
     }
 }
 
-impl<M> Ask for PinPages<'_, M> {
-    fn ask_blocking(&mut self) -> Option<Self::Output> {
-        self.wait_timeout(NOW)
-    }
+/// Gives types their [`Ask`].
+macro_rules! ask {
+    ($([$($generics:tt)*] $ty:ty;)*) => {
+        $(impl<$($generics)*> Ask for $ty {
+            fn ask_blocking(&mut self) -> Option<Self::Output> {
+                self.wait_timeout(NOW)
+            }
+        })*
+    };
 }
 
-impl<M> Ask for BreakLayouts<'_, M> {
-    fn ask_blocking(&mut self) -> Option<Self::Output> {
-        self.wait_timeout(NOW)
-    }
-}
-
-impl<M> Ask for Close<'_, M> {
-    fn ask_blocking(&mut self) -> Option<Self::Output> {
-        self.wait_timeout(NOW)
-    }
-}
-
-impl<M: BlockMap> Ask for BlockOp<'_, M> {
-    fn ask_blocking(&mut self) -> Option<Self::Output> {
-        self.wait_timeout(NOW)
-    }
+ask! {
+    [M] PinPages<'_, M>;
+    [M] LeasePages<'_, M>;
+    [] Recalled<'_>;
+    [M] BreakLayouts<'_, M>;
+    [M] BreakLeases<'_, M>;
+    [] BreakMany<'_>;
+    [M] Close<'_, M>;
+    [M: BlockMap] BlockOp<'_, M>;
+    [M: BlockMap + Send + Sync + 'static] Retired<M>;
+    [M] RetiredReady<'_, M>;
 }
 
 /// Whether `try_pin` gets all of `pages`; the pin is given back at once.
@@ -145,11 +147,18 @@ pub(crate) fn is_open<M>(guard: &LayoutGuard<M>, pages: PageRange) -> bool {
     guard.try_pin(pages).is_ok()
 }
 
-/// Nothing is left behind: no pin, nobody in the queue, everything open and idle.
+/// A lease of `pages`, which are open.
+#[track_caller]
+pub(crate) fn lease<M>(guard: &LayoutGuard<M>, pages: PageRange) -> LayoutLease {
+    guard.lease(pages).now().expect("open")
+}
+
+/// Nothing is left behind: no pin or lease, nobody in the queue, everything open and idle.
 #[track_caller]
 pub(crate) fn assert_clean<M>(guard: &LayoutGuard<M>) {
     let stats = guard.stats();
-    assert_eq!((stats.pins, stats.queued), (0, 0), "{stats:?}");
+    let left = (stats.pins, stats.leases, stats.queued, stats.retired_pages);
+    assert_eq!(left, (0, 0, 0, 0), "{stats:?}");
     assert!(is_open(guard, PageRange::ALL), "something is still closed");
     assert!(guard.holders(..).is_empty());
     drop(guard.try_break_layouts(..).expect("somebody is left"));
