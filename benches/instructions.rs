@@ -1,0 +1,87 @@
+//! What `scripts/callgrind.sh` counts the instructions of: no clock, no criterion.
+//!
+//! ```text
+//! instructions WHAT N      does WHAT so often: a mode (asymmetric, fenced, adaptive) and one of
+//!                          pin, elsewhere, between, break; for example `fenced-elsewhere`
+//! ```
+//!
+//! Each operation is a function that is never inlined, for callgrind to tell apart and for objdump to find.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+
+use layout_lease::{Barrier, LayoutGuard, PagePin};
+
+#[inline(never)]
+fn pin_only(guard: &LayoutGuard<()>, page: u64) -> Option<PagePin> {
+    guard.try_pin(page..page + 1).ok()
+}
+
+#[inline(never)]
+fn unpin_only(pin: PagePin) {
+    drop(pin);
+}
+
+#[inline(never)]
+fn pin_and_unpin(guard: &LayoutGuard<()>, page: u64) {
+    drop(guard.try_pin(page..page + 1));
+}
+
+#[inline(never)]
+fn break_and_reopen(guard: &LayoutGuard<()>, page: u64) {
+    drop(guard.break_layouts(page..page + 1).wait());
+}
+
+fn pins(guard: &LayoutGuard<()>, times: u64) {
+    for _ in 0..times {
+        if let Some(pin) = pin_only(guard, black_box(1_000)) {
+            unpin_only(pin);
+        }
+        pin_and_unpin(guard, black_box(1_000));
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [what, times] = args.as_slice() else {
+        // As `cargo test` and `cargo bench` call it.
+        return ExitCode::SUCCESS;
+    };
+    let (Some((mode, what)), Ok(times)) = (what.split_once('-'), times.parse::<u64>()) else {
+        return ExitCode::FAILURE;
+    };
+    let guard = LayoutGuard::with_barrier(
+        (),
+        match mode {
+            "asymmetric" => Barrier::Asymmetric,
+            "fenced" => Barrier::Fenced,
+            "adaptive" => Barrier::Adaptive,
+            _ => return ExitCode::FAILURE,
+        },
+    );
+    // Closed as long as the proofs live.
+    let close = |page| guard.break_layouts(page..page + 1).wait().ok();
+    match what {
+        "pin" => pins(&guard, times),
+        "elsewhere" => {
+            let proof = close(0);
+            pins(&guard, times);
+            drop(proof);
+        }
+        "between" => {
+            let proofs = (close(0), close(1 << 40));
+            pins(&guard, times);
+            drop(proofs);
+        }
+        "break" => {
+            // A slot in use, to be looked at.
+            let held = guard.try_pin(1_000..1_001);
+            for _ in 0..times {
+                break_and_reopen(&guard, black_box(0));
+            }
+            drop(held);
+        }
+        _ => return ExitCode::FAILURE,
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,99 @@
+//! How much it matters that many pins are outstanding, and what they and guards weigh.
+//!
+//! For 1, 32, 1,000, 100,000 and 10^6 outstanding pins, in each mode: one more pin and its drop; replacing the
+//! oldest pin; a break of a page that nobody holds; and resident bytes for each pin. Then 10^6 guards.
+//!
+//! The numbers of pins are not in turns: slots, once made, are there for good. Each is compared with a control of
+//! its own, and "0 after" shows what the burst leaves behind.
+
+mod support;
+
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::time::Duration;
+
+use layout_lease::{LayoutGuard, PagePin};
+
+use support::{Bench, MODES, break_one_page, guard, pin_one_page, repeat, resident};
+
+fn main() {
+    let mut bench = Bench::start("outstanding");
+    guards(&mut bench);
+    let before = resident();
+    pins(&mut bench, 0, "0", before);
+    for count in [1, 32, 1_000, 100_000, 1_000_000] {
+        pins(&mut bench, count, &count.to_string(), before);
+    }
+    pins(&mut bench, 0, "0 after", before);
+    bench.finish();
+}
+
+/// First: a guard's drop looks at every slot there is.
+fn guards(bench: &mut Bench) {
+    let count = bench.full_or(1_000_000, 10_000);
+    let before = resident();
+    let guards: Vec<_> = (0..count).map(|_| LayoutGuard::<()>::default()).collect();
+    let after = resident();
+    drop(black_box(guards));
+    let each = (after - before) as f64 / count as f64;
+    let of_which_handle = size_of::<LayoutGuard<()>>() as f64;
+    let numbers = [
+        ("count", count as f64),
+        ("bytes_each", each),
+        ("handle_bytes", of_which_handle),
+    ];
+    bench.record("memory", "guard", &numbers);
+    bench.record(
+        "memory",
+        "pin",
+        &[("handle_bytes", size_of::<PagePin>() as f64)],
+    );
+}
+
+/// `before`: what was resident before the first pin.
+fn pins(bench: &mut Bench, count: usize, name: &str, before: u64) {
+    for (mode, barrier) in MODES {
+        let guard = guard(barrier);
+        // Made and written to before the pins, to tell its bytes from theirs.
+        let mut held: Vec<Option<PagePin>> = (0..count).map(|_| None).collect();
+        let vec_bytes = size_of_val(held.as_slice()) as u64;
+        for (page, place) in (1_000..).zip(&mut held) {
+            *place = guard.try_pin(page..page + 1).ok();
+        }
+        let slots = resident().saturating_sub(before + vec_bytes) as f64;
+        let each = if count > 0 {
+            slots / count as f64
+        } else {
+            f64::NAN
+        };
+        let numbers = [
+            ("count", count as f64),
+            ("bytes", slots),
+            ("bytes_each", each),
+        ];
+        bench.record("memory", &format!("{name} pins, {mode}"), &numbers);
+
+        let held = RefCell::new(held);
+        let mut group = bench.group(format!("{name} outstanding, {mode}"));
+        group.effort(15, Duration::from_millis(15));
+        group.empty_loop();
+        group.case("pin and drop", |iters| {
+            repeat(iters, |i| pin_one_page(guard, 500 + (i & 0xff)))
+        });
+        group.case("break elsewhere", |iters| {
+            repeat(iters, |_| break_one_page(guard, black_box(0)))
+        });
+        if count > 0 {
+            let mut oldest = 0;
+            let held = &held;
+            group.case("replace the oldest", move |iters| {
+                let mut held = held.borrow_mut();
+                repeat(iters, |i| {
+                    held[oldest] = guard.try_pin(1_000 + i..1_001 + i).ok();
+                    oldest = if oldest + 1 == count { 0 } else { oldest + 1 };
+                })
+            });
+        }
+        group.run();
+    }
+}
