@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Runs all benches and writes BENCHMARKS.md and docs/plots/*.svg: about 12 minutes on a quiet machine.
+#
+#   scripts/bench.sh             everything
+#   scripts/bench.sh --smoke     everything once, into target/bench-smoke: that it runs and no row is missing
+#
+# Every round of every case is one line in target/bench-results/*.jsonl; criterion's own report is in
+# target/criterion. Nothing else should run meanwhile.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+benches=(pin peers break outstanding adaptive wait_latency)
+case ${1:-} in
+"") out=$target/bench-results args=() ;;
+--smoke) out=$target/bench-smoke args=(--test) && export LEASE_BENCH_SMOKE=1 ;;
+*)
+    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+    ;;
+esac
+
+rm -rf "$out"
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+export LEASE_BENCH_OUT=$out
+
+flags=()
+for bench in "${benches[@]}"; do flags+=(--bench "$bench"); done
+began=$SECONDS
+cargo bench --locked --no-run "${flags[@]}"
+echo "built: $((SECONDS - began)) s"
+
+began=$SECONDS
+cut -d' ' -f1 /proc/loadavg >"$out/load" 2>/dev/null || echo "?" >"$out/load"
+for bench in "${benches[@]}"; do
+    start=$SECONDS
+    if ! cargo bench --locked --quiet --bench "$bench" -- "${args[@]}" >"$out/$bench.log" 2>&1; then
+        tail -n 40 "$out/$bench.log" >&2
+        echo "bench.sh: $bench failed, see $out/$bench.log" >&2
+        exit 1
+    fi
+    echo "$bench: $((SECONDS - start)) s"
+done
+echo "$((SECONDS - began))" >"$out/seconds"
+echo "all benches: $((SECONDS - began)) s, load average at the start $(cat "$out/load")"
+python3 scripts/bench_report.py "$out" ${1:+"$1"}

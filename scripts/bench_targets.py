@@ -1,0 +1,144 @@
+"""The targets of the design, each with what was measured and whether it is met."""
+
+import statistics
+
+from bench_data import CHANGING, HOLDS, FUTEX, RATIOS, number, shown
+
+# Why a target can't be met, with the figures; printed behind the table for those that are not. Keyed by `Target.key`.
+# Say on which commit that was found out.
+REASONS = {}
+
+
+class Target:
+    """`values` are one for each round; the median counts."""
+
+    def __init__(self, key, what, limit, values, unit="", remark=""):
+        self.key, self.what, self.limit, self.unit, self.remark = key, what, limit, unit, remark
+        self.values = values
+
+    @property
+    def met(self):
+        return bool(self.values) and statistics.median(self.values) <= self.limit
+
+    def row(self):
+        if not self.values:
+            return f"| {self.what} | <= {number(self.limit)}{self.unit} | – | not measured: {self.remark} |"
+        verdict = "met" if self.met else "**not met**"
+        remark = f" ({self.remark})" if self.remark else ""
+        return f"| {self.what} | <= {number(self.limit)}{self.unit} | {shown(self.values)}{self.unit}{remark} | {verdict} |"
+
+
+def worst(candidates):
+    """Of (name, values), the one with the greatest median."""
+    return max(candidates, key=lambda c: statistics.median(c[1]))
+
+
+def at_same_time(results, bench, group, cases):
+    ran = min(results.ran(bench, group, case) or 0 for case in cases)
+    return f"ran at the same time: {ran:.0%}" if ran >= 0.9 else f"**ran at the same time only for {ran:.0%}**"
+
+
+def pins(results):
+    ours = "adaptive"
+    yield Target(
+        "pin-epoch", "`try_pin` + drop, 1 page / crossbeam-epoch pin", 0.5,
+        results.ratio("peers", "one thread", ours, "crossbeam-epoch"),
+    )
+    yield Target(
+        "pin-rwlock", "the same / parking_lot read lock", 0.35,
+        results.ratio("peers", "one thread", ours, "parking_lot RwLock"),
+    )
+    yield Target(
+        "pin-two-rwlock", "2 threads on one page / parking_lot read lock, 2 threads", 0.12,
+        results.ratio("peers", "two threads", ours, "parking_lot RwLock"),
+        remark=at_same_time(results, "peers", "two threads", [ours, "parking_lot RwLock"]),
+    )
+    yield Target(
+        "pin-two-own", "2 threads on one page / its own 1-thread cost", 1.3,
+        results.ratio("pin", "two threads", "adaptive, 2 threads", "adaptive, 1 threads"),
+        remark=at_same_time(results, "pin", "two threads", ["adaptive, 2 threads"]),
+    )
+    yield Target("pin-range", "2^40 pages / 1 page", 1.05, results.ratio("pin", "range", "adaptive 2^40", "adaptive 2^0"))
+    for key, where in (("one", "one closed range"), ("between", "between two closed ranges")):
+        for mode in ("asymmetric", "adaptive"):
+            yield Target(
+                f"elsewhere-{key}-{mode}", f"pin elsewhere while a break waits, {where} / undisturbed, {mode}", 8,
+                results.ratio("pin", "elsewhere", f"{mode}, {where}", f"{mode}, undisturbed"),
+            )
+    yield Target(
+        "in-flight", "32 in flight / a bare array replace", 4, results.ratio("pin", "in flight", ours, "array replace")
+    )
+
+
+def breaks(results):
+    yield Target(
+        "break-frequent", "idle break, breaks frequent, other core pinning in between / parking_lot write lock", 2,
+        results.net_ratio("break", "frequent", "adaptive", "parking_lot write", "clock"),
+    )
+    yield Target(
+        "break-back-to-back", "the same, back to back (the write lock keeps the readers out then)", 2,
+        results.ratio("break", "other core pinning", "adaptive", "parking_lot write"),
+    )
+    for mode in ("asymmetric", "adaptive"):
+        yield Target(
+            f"break-rare-{mode}", f"idle break, breaks rare, {mode}: more than one membarrier", 100,
+            results.difference("break", "rare", mode, "membarrier"), " ns",
+        )
+    for mode in ("fenced", "asymmetric"):
+        before, under = (
+            statistics.median(results.rounds("break", "idle threads", f"{mode}, {when}")) for when in ("before", "under")
+        )
+        yield Target(f"break-threads-{mode}", f"1,024 idle threads add to a break, {mode}", 3_000, [under - before], " ns")
+    yield Target(
+        "break-leases", "break with 10^6 leases outstanding: more than with none", 1_000, [], " ns",
+        "the crate has no leases yet",
+    )
+
+
+def adaptive(results):
+    name, values = worst([(r, results.to_better(f"ratio {r}")) for r in RATIOS])
+    yield Target(
+        "adaptive-steady", "adaptive / better fixed mode, steady, 1 … 10^6 pins per break", 1.3, values,
+        remark=f"worst at {number(name)} pins per break",
+    )
+    name, values = worst([(g, results.to_better(g)) for g in CHANGING])
+    yield Target("adaptive-changing", "adaptive / better fixed mode, changing load", 2.2, values, remark=f"worst: {name}")
+
+
+def waits(results):
+    bench = "wait_latency"
+    short = [h for h in HOLDS if h <= 10]
+    for holders in (1, 64):
+        name, values = worst(
+            [(h, results.rounds(bench, f"hold={h} holders={holders}", "adaptive blocking", "p50")) for h in short]
+        )
+        yield Target(
+            f"wait-short-{holders}", f"wait latency, released within 10 µs, pins: {holders}; p50", 1_000, values, " ns",
+            f"worst: {name} µs",
+        )
+    for kind in ("blocking", "async"):
+        yield Target(
+            f"wait-sleep-{kind}", f"wait latency, sleeping ({kind}, 1,000 µs, 1 holder): p50 / raw futex wake", 1.1,
+            results.ratio(bench, "hold=1000 holders=1", f"adaptive {kind}", FUTEX, "p50"),
+        )
+
+
+def memory(results):
+    guard = results.once("outstanding", "memory", "guard", "bytes_each")
+    yield Target("bytes-guard", "resident bytes for each of 10^6 `LayoutGuard`s", 256, [guard], " B", "with the handle")
+    pin = results.once("outstanding", "memory", "1000000 pins, adaptive", "bytes_each")
+    yield Target("bytes-pin", "resident bytes for each of 10^6 pins", 48, [pin], " B", "without the 16 B handle")
+
+
+def table(results):
+    """The table, and the reasons for what is not met."""
+    targets = [t for part in (pins, breaks, adaptive, waits, memory) for t in part(results)]
+    out = ["| what | target | measured | |", "| --- | --- | --- | --- |"] + [t.row() for t in targets]
+    out.append("| memory for each page | 0 B | 0 B: there is no such structure | met |")
+    unmet = [t for t in targets if t.values and not t.met]
+    if unmet:
+        out.append("")
+    for target in unmet:
+        out.append(f"- *{target.what}*: {REASONS.get(target.key, 'not explained yet.')}")
+    met = sum(t.met for t in targets)
+    return "\n".join(out), f"{met} of {len(targets)} targets met"
