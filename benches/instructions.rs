@@ -1,9 +1,17 @@
 //! What `scripts/callgrind.sh` counts the instructions of: no clock, no criterion.
 //!
 //! ```text
-//! instructions WHAT N      does WHAT so often: a mode (asymmetric, fenced, adaptive) and one of
-//!                          pin, elsewhere, between, break; for example `fenced-elsewhere`
+//! instructions WHAT N       does WHAT so often: a mode (asymmetric, fenced, adaptive) and one of
+//!                           pin, elsewhere, between, break; for example `fenced-elsewhere`
+//! instructions membarrier   says whether the system grants it: else every guard is a fenced one
 //! ```
+//!
+//! | | |
+//! | --- | --- |
+//! | pin | nothing is closed |
+//! | elsewhere | another range is closed |
+//! | between | two others are closed, far apart |
+//! | break | of a page that nobody holds; another page is pinned |
 //!
 //! Each operation is a function that is never inlined, for callgrind to tell apart and for objdump to find.
 
@@ -11,6 +19,7 @@ use std::hint::black_box;
 use std::process::ExitCode;
 
 use layout_lease::{Barrier, LayoutGuard, PagePin};
+use rustix::thread::{MembarrierCommand, membarrier};
 
 #[inline(never)]
 fn pin_only(guard: &LayoutGuard<()>, page: u64) -> Option<PagePin> {
@@ -41,8 +50,17 @@ fn pins(guard: &LayoutGuard<()>, times: u64) {
     }
 }
 
+fn is_granted() -> bool {
+    membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok()
+        && membarrier(MembarrierCommand::PrivateExpedited).is_ok()
+}
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if args == ["membarrier"] {
+        println!("{}", if is_granted() { "granted" } else { "refused" });
+        return ExitCode::SUCCESS;
+    }
     let [what, times] = args.as_slice() else {
         // As `cargo test` and `cargo bench` call it.
         return ExitCode::SUCCESS;
