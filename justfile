@@ -35,6 +35,18 @@ hostile seconds="20":
     HOSTILE_SECONDS={{ seconds }} cargo test --release --test hostile -- --nocapture
     scripts/control.sh
 
+# Every bench, for 12 minutes on an idle machine: BENCHMARKS.md, docs/plots and docs/performance.md.
+bench:
+    scripts/bench.sh
+
+# Every bench once: that it runs and no row is missing. Writes nothing into the repository.
+bench-smoke:
+    scripts/bench.sh --smoke
+
+# Instructions of pin, unpin and idle break, and the path that they take, under bounds.
+callgrind:
+    scripts/callgrind.sh
+
 # The library on the oldest compiler it promises.
 msrv:
     scripts/msrv.sh

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs all benches and writes BENCHMARKS.md and docs/plots/*.svg: about 12 minutes on a quiet machine.
+# Runs all benches and writes BENCHMARKS.md, docs/plots/*.svg and the measured parts of docs/performance.md: less than
+# 12 minutes on a quiet machine of two cores.
 #
 #   scripts/bench.sh             everything
 #   scripts/bench.sh --smoke     everything once, into target/bench-smoke: that it runs and no row is missing
@@ -14,7 +15,7 @@ case ${1:-} in
 "") out=$target/bench-results args=() ;;
 --smoke) out=$target/bench-smoke args=(--test) && export LEASE_BENCH_SMOKE=1 ;;
 *)
-    sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
@@ -44,3 +45,6 @@ done
 echo "$((SECONDS - began))" >"$out/seconds"
 echo "all benches: $((SECONDS - began)) s, load average at the start $(cat "$out/load")"
 python3 scripts/bench_report.py "$out" ${1:+"$1"}
+if [ -z "${1:-}" ]; then
+    scripts/callgrind.sh --doc
+fi

@@ -40,6 +40,7 @@ def disassembly(binary):
     for address, words in re.findall(r"^\s*([0-9a-f]+):\s+(.*)$", out, re.M):
         words = re.sub(r"\s+#.*", "", words)
         words = re.sub(r"[0-9a-f]+ <[^>]*?(\+0x[0-9a-f]+)?>", r"\1", words)
+        words = re.sub(r"0x[0-9a-f]+\(%rip\)", "(%rip)", words)
         found[int(address, 16)] = re.sub(r"\s+", " ", words).strip()
     return found
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes BENCHMARKS.md and docs/plots/*.svg from what the benches wrote down.
+"""Writes BENCHMARKS.md, docs/plots/*.svg and a summary into docs/performance.md from what the benches wrote down.
 
     bench_report.py RESULTS            into the repository
     bench_report.py RESULTS --smoke    into RESULTS; fails if a row is missing or unknown
@@ -11,10 +11,11 @@ import pathlib
 import subprocess
 import sys
 
+import bench_doc
 import bench_plot as plot
 import bench_targets as targets
 from bench_data import (
-    BREAK_POWERS, CHANGING, COUNTER_POWERS, ELSEWHERE, EMPTY, HOLDERS, HOLDS, MODES, OUTSTANDING, FUTEX, PEERS, POWERS,
+    BREAK_POWERS, CHANGING, COUNTER_POWERS, ELSEWHERE, EMPTY, FUTEX, HOLDERS, HOLDS, MODES, OUTSTANDING, PEERS, POWERS,
     RATIOS, WAITERS, WHEN, Results, number, shown, spread,
 )
 
@@ -203,6 +204,22 @@ def waits(results):
     return out + ["", f"A look at the clock, which is in every one of these: {clock} ns."]
 
 
+def summary(results, verdict):
+    """What docs/performance.md shows: a few medians, and what was found about the targets."""
+    middle = lambda *key: number(spread(results.rounds(*key))[0])
+    rows = []
+    for case in [EMPTY] + MODES + ["haphazard", "crossbeam-epoch", "seize", "Arc clone", "ShardedLock", "parking_lot RwLock", "std RwLock", "Mutex<BTreeMap>"]:
+        rows.append([case, middle("peers", "one thread", case), middle("peers", "two threads", case)])
+    pins = table(["pin and drop, ns", "1 thread", "2 threads, one page"], rows)
+    columns = ["idle", "other core pinning", "frequent", "rare"]
+    rows = [[case] + [middle("break", group, case) for group in columns] for case in MODES]
+    control = [middle("break", group, "membarrier") if group != "frequent" else "–" for group in columns]
+    locks = [middle("break", group, "parking_lot write") if group != "rare" else "–" for group in columns]
+    rows += [["membarrier"] + control, ["parking_lot write"] + locks]
+    breaks = table(["break of an idle page, ns"] + columns, rows)
+    return "\n".join([f"Medians of the run in [BENCHMARKS.md](../BENCHMARKS.md); {verdict}.", "", pins, "", breaks])
+
+
 def draw(results, folder):
     folder.mkdir(parents=True, exist_ok=True)
     middle = lambda *key: spread(results.rounds(*key))
@@ -260,11 +277,14 @@ def main():
     sections = [
         ["# Benchmarks", "", "Written by `scripts/bench.sh`; do not edit. Times are `median [least, greatest]` over the rounds of one run, in which"],
         ["the cases of a table took turns; ratios are taken within each round. Empty loops are not subtracted.", "", machine(results), ""],
-        ["## Targets", "", "Of the design, section 7; the median counts.", "", target_table],
+        ["## Targets", "", "Ratios and differences within this run; the median counts.", "", target_table],
     ]
     sections += [[""] + part(results) for part in (pins, peers, breaks, outstanding, adaptive, waits)]
     (root / "BENCHMARKS.md").write_text("\n".join(line for part in sections for line in part) + "\n")
     draw(results, root / "docs" / "plots")
+    words = summary(results, verdict)
+    if not smoke:
+        bench_doc.fill(root / "docs" / "performance.md", "summary", words)
     print(f"{len(results.lines)} rows, none missing; {verdict if not smoke else 'the numbers mean nothing'}")
     print(f"wrote {root / 'BENCHMARKS.md'}")
 
