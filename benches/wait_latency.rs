@@ -92,7 +92,7 @@ fn compare(bench: &mut Bench, cases: &[(String, Way)], hold: u64, holders: u64) 
     }
     for ((name, way), merged) in cases.iter().zip(merged) {
         bench.record(&group, name, &merged.numbers("rounds", rounds as f64));
-        bench.show_criterion(&group, name, |iters| {
+        bench.show_criterion(&group, name, samples.div_ceil(4), |iters| {
             measure(*way, hold, holders, iters).total_latency
         });
     }

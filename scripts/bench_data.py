@@ -23,6 +23,8 @@ PEERS = [
     "per-page AtomicU32", "Mutex<BTreeMap>", "range-lock", "tokio RwLock", "async-lock RwLock", "TaskTracker token",
 ]
 EMPTY = "empty loop"
+# Threads that ran for so much of a round at the same time count as having done so.
+AT_ONCE = 0.9
 
 
 def expected():
@@ -106,6 +108,13 @@ class Results:
         above, below = (self.rounds(bench, group, c, number) for c in (case, other))
         return [a / b for a, b in zip(above, below) if b]
 
+    def ratio_at_once(self, bench, group, case, other):
+        """As `ratio`, of those rounds in which the threads of both really ran at the same time; and of how many."""
+        ran = [min(both) for both in zip(*(self.rounds(bench, group, c, "ran") for c in (case, other)))]
+        ratios = self.ratio(bench, group, case, other)
+        count = [ratio for ratio, share in zip(ratios, ran) if share >= AT_ONCE]
+        return (count if len(count) >= 3 else ratios), len(count), len(ratios)
+
     def difference(self, bench, group, case, other):
         return [a - b for a, b in zip(self.rounds(bench, group, case), self.rounds(bench, group, other))]
 
@@ -120,8 +129,8 @@ class Results:
         return [a / min(b, c) for a, b, c in zip(*columns)]
 
     def ran(self, bench, group, case):
-        """The smallest share, over the rounds, in which all threads really ran at the same time."""
-        return min(self.rounds(bench, group, case, "ran"), default=None)
+        """The share of a round in which all threads really ran at the same time."""
+        return self.rounds(bench, group, case, "ran")
 
 
 def spread(values):

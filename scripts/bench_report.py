@@ -32,6 +32,12 @@ def table(head, rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, marks] + rows)
 
 
+def shares(values):
+    """Like `shown`, in per cent."""
+    middle, low, _ = spread(values)
+    return f"{middle:.0%}, at least {low:.0%}"
+
+
 def machine(results):
     cpu = next(
         (l.split(":")[1].strip() for l in open("/proc/cpuinfo", encoding="utf-8") if l.startswith("model name")), "unknown"
@@ -65,9 +71,9 @@ def pins(results):
     for case in [EMPTY] + MODES:
         two = f"{case}, 2 threads"
         ratio = results.ratio("pin", "two threads", two, f"{case}, 1 threads")
-        ran = f"{results.ran('pin', 'two threads', two):.0%}"
+        ran = shares(results.ran("pin", "two threads", two))
         rows.append([case, group("two threads", f"{case}, 1 threads"), group("two threads", two), shown(ratio), ran])
-    head = ["threads on one page", "1 thread", "2 threads", "2 / 1", "ran at the same time, at least"]
+    head = ["threads on one page", "1 thread", "2 threads", "2 / 1", "ran at the same time"]
     out += [table(head, rows), ""]
     cases = ["array replace"] + MODES + ["Mutex<BTreeMap>"]
     rows = [[c, group("in flight", c), shown(results.ratio("pin", "in flight", c, cases[0]))] for c in cases]
@@ -95,7 +101,7 @@ def peers(results):
             row.append(shown(results.rounds("peers", group, case)))
             row.append(shown(results.ratio("peers", group, ours, case)))
         ran = results.ran("peers", "two threads", case)
-        rows.append(row + [f"{ran:.0%}", results.remarks.get(case, "–")])
+        rows.append(row + [shares(ran), results.remarks.get(case, "–")])
     head = ["", "1 thread", f"{ours} / it", "2 threads, one page", f"{ours} / it", "ran at the same time", "what it cannot do"]
     return [
         "## Peers", "", "The same pin-like work, taken and given back, in ns.", "",

@@ -33,9 +33,12 @@ def worst(candidates):
     return max(candidates, key=lambda c: statistics.median(c[1]))
 
 
-def at_same_time(results, bench, group, cases):
-    ran = min(results.ran(bench, group, case) or 0 for case in cases)
-    return f"ran at the same time: {ran:.0%}" if ran >= 0.9 else f"**ran at the same time only for {ran:.0%}**"
+def two_threads(results, key, what, limit, group, case, other):
+    values, count, of = results.ratio_at_once(*group, case, other)
+    remark = f"the {count} of {of} rounds in which both threads really ran at the same time"
+    if count < 3:
+        remark = f"**both threads really ran at the same time in only {count} of {of} rounds**"
+    return Target(key, what, limit, values, remark=remark)
 
 
 def pins(results):
@@ -48,15 +51,13 @@ def pins(results):
         "pin-rwlock", "the same / parking_lot read lock", 0.35,
         results.ratio("peers", "one thread", ours, "parking_lot RwLock"),
     )
-    yield Target(
-        "pin-two-rwlock", "2 threads on one page / parking_lot read lock, 2 threads", 0.12,
-        results.ratio("peers", "two threads", ours, "parking_lot RwLock"),
-        remark=at_same_time(results, "peers", "two threads", [ours, "parking_lot RwLock"]),
+    yield two_threads(
+        results, "pin-two-rwlock", "2 threads on one page / parking_lot read lock, 2 threads", 0.12,
+        ("peers", "two threads"), ours, "parking_lot RwLock",
     )
-    yield Target(
-        "pin-two-own", "2 threads on one page / its own 1-thread cost", 1.3,
-        results.ratio("pin", "two threads", "adaptive, 2 threads", "adaptive, 1 threads"),
-        remark=at_same_time(results, "pin", "two threads", ["adaptive, 2 threads"]),
+    yield two_threads(
+        results, "pin-two-own", "2 threads on one page / its own 1-thread cost", 1.3,
+        ("pin", "two threads"), "adaptive, 2 threads", "adaptive, 1 threads",
     )
     yield Target("pin-range", "2^40 pages / 1 page", 1.05, results.ratio("pin", "range", "adaptive 2^40", "adaptive 2^0"))
     for key, where in (("one", "one closed range"), ("between", "between two closed ranges")):
@@ -85,10 +86,9 @@ def breaks(results):
             results.difference("break", "rare", mode, "membarrier"), " ns",
         )
     for mode in ("fenced", "asymmetric"):
-        before, under = (
-            statistics.median(results.rounds("break", "idle threads", f"{mode}, {when}")) for when in ("before", "under")
-        )
-        yield Target(f"break-threads-{mode}", f"1,024 idle threads add to a break, {mode}", 3_000, [under - before], " ns")
+        before = statistics.median(results.rounds("break", "idle threads", f"{mode}, before"))
+        more = [ns - before for ns in results.rounds("break", "idle threads", f"{mode}, under")]
+        yield Target(f"break-threads-{mode}", f"1,024 idle threads add to a break, {mode}", 3_000, more, " ns")
     yield Target(
         "break-leases", "break with 10^6 leases outstanding: more than with none", 1_000, [], " ns",
         "the crate has no leases yet",
