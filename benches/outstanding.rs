@@ -1,7 +1,8 @@
 //! How much it matters that many pins are outstanding, and what they and guards weigh.
 //!
 //! For 1, 32, 1,000, 100,000 and 10^6 outstanding pins, in each mode: one more pin and its drop; replacing the
-//! oldest pin; a break of a page that nobody holds; and resident bytes for each pin. Then 10^6 guards.
+//! oldest pin; a break of a page that nobody holds; and resident bytes for each pin. Before that: 10^6 guards, and
+//! breaks among 10^6 leases.
 //!
 //! The numbers of pins are not in turns: slots, once made, are there for good. Each is compared with a control of
 //! its own, and "0 after" shows what the burst leaves behind.
@@ -12,13 +13,14 @@ use std::cell::RefCell;
 use std::hint::black_box;
 use std::time::Duration;
 
-use layout_lease::{LayoutGuard, PagePin};
+use layout_lease::{LayoutGuard, LayoutLease, PagePin};
 
 use support::{Bench, MODES, break_one_page, guard, pin_one_page, repeat, resident};
 
 fn main() {
     let mut bench = Bench::start("outstanding");
     guards(&mut bench);
+    leases(&mut bench);
     let before = resident();
     pins(&mut bench, 0, "0", before);
     for count in [1, 32, 1_000, 100_000, 1_000_000] {
@@ -48,6 +50,42 @@ fn guards(bench: &mut Bench) {
         "pin",
         &[("handle_bytes", size_of::<PagePin>() as f64)],
     );
+}
+
+/// A lease on every other page, and breaks of the pages in between; against a guard without leases, in turns.
+fn leases(bench: &mut Bench) {
+    let count = bench.full_or(1_000_000, 1_000);
+    let bare = MODES.map(|(mode, barrier)| (format!("{mode}, 0"), guard(barrier), Vec::new()));
+    let mut guards = Vec::from(bare);
+    for (mode, barrier) in MODES {
+        let guard = guard(barrier);
+        let before = resident();
+        let mut held: Vec<LayoutLease> = Vec::with_capacity(count as usize);
+        let lease = |page| guard.lease(page..page + 1).wait();
+        held.extend((0..count).filter_map(|n| lease(2 * n).ok()));
+        assert_eq!(held.len() as u64, count, "nothing is closed");
+        let each = (resident() - before) as f64 / count as f64;
+        let numbers = [
+            ("count", count as f64),
+            ("bytes_each", each),
+            ("handle_bytes", size_of::<LayoutLease>() as f64),
+        ];
+        bench.record("memory", &format!("leases, {mode}"), &numbers);
+        guards.push((format!("{mode}, 10^6"), guard, held));
+    }
+    let mut group = bench.group("leases");
+    for (name, guard, held) in &guards {
+        group.case(format!("{name}: break elsewhere"), |iters| {
+            // Anywhere among them.
+            let page = |i: u64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) % count * 2 + 1;
+            repeat(iters, |i| break_one_page(guard, page(i)))
+        });
+        group.case(format!("{name}: one more and its drop"), |iters| {
+            repeat(iters, |i| drop(guard.lease(2 * i + 1..2 * i + 2).wait()))
+        });
+        black_box(held);
+    }
+    group.run();
 }
 
 /// `before`: what was resident before the first pin.

@@ -12,6 +12,8 @@ POWERS = [0, 10, 20, 30, 40]
 COUNTER_POWERS = [0, 4, 8, 12, 16]
 BREAK_POWERS = [0, 10, 20, 40, 60]
 ELSEWHERE = ["undisturbed", "one closed range", "between two closed ranges"]
+LEASES = ["0", "10^6"]
+LEASE_CASES = ["break elsewhere", "one more and its drop"]
 WHEN = ["before", "under", "after"]
 HOLDS = [0, 1, 3, 10, 50, 1_000]
 HOLDERS = [1, 8, 64]
@@ -54,6 +56,9 @@ def expected():
     add("break", "range", modes(*(f" 2^{p}" for p in BREAK_POWERS)))
     add("break", "idle threads", modes(*(f", {when}" for when in WHEN)))
     add("outstanding", "memory", ["guard", "pin"])
+    add("outstanding", "memory", [f"leases, {mode}" for mode in MODES])
+    for count in LEASES:
+        add("outstanding", "leases", [f"{mode}, {count}: {case}" for mode in MODES for case in LEASE_CASES])
     for count in OUTSTANDING:
         add("outstanding", "memory", [f"{count} pins, {mode}" for mode in MODES])
         cases = [EMPTY, "pin and drop", "break elsewhere"] + (["replace the oldest"] if count[0] != "0" else [])

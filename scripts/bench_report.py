@@ -15,7 +15,7 @@ import bench_doc
 import bench_plot as plot
 import bench_targets as targets
 from bench_data import (
-    BREAK_POWERS, CHANGING, COUNTER_POWERS, ELSEWHERE, EMPTY, FUTEX, HOLDERS, HOLDS, MODES, OUTSTANDING, PEERS, POWERS,
+    BREAK_POWERS, CHANGING, COUNTER_POWERS, ELSEWHERE, EMPTY, FUTEX, HOLDERS, HOLDS, LEASE_CASES, LEASES, MODES, OUTSTANDING, PEERS, POWERS,
     RATIOS, WAITERS, WHEN, Results, number, shown, spread,
 )
 
@@ -153,6 +153,13 @@ def outstanding(results):
             each = number(each) if count.isdigit() and int(count) >= 100_000 else "–"
             rows.append([count, mode] + cells + [each])
     out.append(table(head, rows))
+    rows = []
+    for mode in MODES:
+        for count in LEASES:
+            cases = [f"{mode}, {count}: {case}" for case in LEASE_CASES]
+            each = number(results.once("outstanding", "memory", f"leases, {mode}", "bytes_each")) if count != "0" else "–"
+            rows.append([count, mode] + [shown(results.rounds("outstanding", "leases", c)) for c in cases] + [each])
+    out += ["", table(["leases outstanding", "mode"] + [f"{case}, ns" for case in LEASE_CASES] + ["B per lease"], rows)]
     once = lambda case, key: number(results.once("outstanding", "memory", case, key))
     out += [
         "",

@@ -89,10 +89,12 @@ def breaks(results):
         before = statistics.median(results.rounds("break", "idle threads", f"{mode}, before"))
         more = [ns - before for ns in results.rounds("break", "idle threads", f"{mode}, under")]
         yield Target(f"break-threads-{mode}", f"1,024 idle threads add to a break, {mode}", 3_000, more, " ns")
-    yield Target(
-        "break-leases", "break with 10^6 leases outstanding: more than with none", 1_000, [], " ns",
-        "the crate has no leases yet",
-    )
+    for mode in ("fenced", "asymmetric"):
+        cases = [f"{mode}, {count}: break elsewhere" for count in ("10^6", "0")]
+        yield Target(
+            f"break-leases-{mode}", f"break with 10^6 leases outstanding: more than with none, {mode}", 1_000,
+            results.difference("outstanding", "leases", *cases), " ns",
+        )
 
 
 def adaptive(results):
