@@ -177,7 +177,7 @@ impl Record {
         if let Some(slot) = self.try_pin(range, location) {
             return Ok(slot);
         }
-        let mut inner = self.inner.lock();
+        let inner = self.inner.lock();
         if inner.closed {
             return Err(Refusal::Closed);
         }
