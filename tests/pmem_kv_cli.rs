@@ -175,6 +175,13 @@ fn what_cannot_be_done_is_said_on_one_line() {
         fails(&[command], b"", "there is no pool at pmem_kv.pool");
     }
     assert!(!kv.pool().exists());
+    // No temporary folder is on a file system with DAX, or else this tells.
+    fails(
+        &["put", "k", "--media", "pmem"],
+        b"v",
+        "pmem media need a file system with DAX, and this one refuses MAP_SYNC; use --media file",
+    );
+    assert!(!kv.pool().exists(), "a pool that nobody can open");
     fails(&["put", "k", "nowhere"], b"", "nowhere");
     fails(
         &["put", "", "--capacity", "1M"],

@@ -25,7 +25,8 @@ use tempfile::TempDir;
 use crate::store::compact::Effort;
 use crate::store::error::StoreError;
 use crate::store::format::{Geometry, MAX_KEY, PAGE, pages_for};
-use crate::store::media::{Dirty, FileMedia, Mapped, Media, NotPinned, Shape, VolatileMedia};
+use crate::store::mapping::{Dirty, Mapped, NotPinned, Shape};
+use crate::store::media::{FileMedia, Media, PmemMedia, VolatileMedia};
 use crate::store::space::{Pool, Space, SpaceError};
 use crate::store::{Access, BETWEEN, Store};
 
@@ -681,7 +682,6 @@ fn there_is_no_pool_of_no_pages() {
 /// Media whose power fails. What was flushed is copied to an image; what was not is lost with it.
 #[derive(Debug)]
 struct Image {
-    path: PathBuf,
     image: PathBuf,
     fail: Arc<AtomicBool>,
     flushes: Arc<Mutex<Flushes>>,
@@ -690,6 +690,8 @@ struct Image {
 #[derive(Debug, Default)]
 struct Flushes {
     count: u64,
+    /// Flushed, and not fenced yet.
+    pending: Vec<std::ops::Range<u64>>,
     /// Which of these the image has to be like, at any time.
     allowed: Vec<BTreeMap<Vec<u8>, Vec<u8>>>,
 }
@@ -699,18 +701,23 @@ impl Media for Image {
         "image"
     }
 
-    fn persist(&self, dirty: &Dirty<'_>) -> io::Result<()> {
+    fn flush(&self, dirty: &Dirty<'_>) -> io::Result<()> {
+        self.flushes.lock().pending.push(dirty.bytes());
+        Ok(())
+    }
+
+    fn fence(&self, source: &File) -> io::Result<()> {
         if self.fail.load(Ordering::Relaxed) {
             return Err(io::Error::other("the power has failed"));
         }
-        let bytes = dirty.bytes();
-        let source = File::open(&self.path)?;
         let image = fs::OpenOptions::new().write(true).open(&self.image)?;
         image.set_len(source.metadata()?.len())?;
         // Nothing but the bytes that were asked for: a store that was not flushed is not there.
-        let mut flushed = vec![0; (bytes.end - bytes.start) as usize];
-        source.read_exact_at(&mut flushed, bytes.start)?;
-        image.write_all_at(&flushed, bytes.start)?;
+        for bytes in std::mem::take(&mut self.flushes.lock().pending) {
+            let mut flushed = vec![0; (bytes.end - bytes.start) as usize];
+            source.read_exact_at(&mut flushed, bytes.start)?;
+            image.write_all_at(&flushed, bytes.start)?;
+        }
         let mut flushes = self.flushes.lock();
         flushes.count += 1;
         let store = Store::open(&self.image, Access::Read, volatile()).unwrap();
@@ -740,7 +747,6 @@ fn what_is_flushed_is_always_a_sound_pool() {
     fs::copy(&path, &image).unwrap();
     let flushes = Arc::new(Mutex::new(Flushes::default()));
     let media = Image {
-        path: path.clone(),
         image: image.clone(),
         fail: Arc::default(),
         flushes: Arc::clone(&flushes),
@@ -781,6 +787,56 @@ fn what_is_flushed_is_always_a_sound_pool() {
     assert!(count > 100);
 }
 
+/// The processor's part of `pmem` media, on a file that need not be on persistent memory for it.
+#[derive(Debug)]
+struct Lines(PmemMedia);
+
+impl Media for Lines {
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    fn flush(&self, dirty: &Dirty<'_>) -> io::Result<()> {
+        self.0.flush(dirty)
+    }
+
+    fn fence(&self, file: &File) -> io::Result<()> {
+        self.0.fence(file)
+    }
+}
+
+#[test]
+fn pmem_is_refused_without_dax_and_its_instructions_work_anywhere() {
+    let (_folder, path) = folder();
+    let Some(pmem) = PmemMedia::new() else {
+        println!("SKIPPED: this processor has no clwb, clflushopt or dc cvap");
+        return;
+    };
+    let store = Store::create(&path, 256 * PAGE, Some(Box::new(Lines(pmem)))).unwrap();
+    assert!(store.stat().unwrap().media.starts_with("pmem (MAP_SYNC, "));
+    for i in 0..40 {
+        store.put(b"key", &value(i, i as usize * 997)).unwrap();
+    }
+    store.compact(Effort::Pack, || true).unwrap();
+    store.close();
+    assert_eq!(
+        &*open(&path).get(b"key").unwrap().unwrap(),
+        value(39, 39 * 997)
+    );
+    // In memory, so surely without DAX.
+    let memory = File::from(memfd_create("pool", MemfdFlags::empty()).unwrap());
+    memory.write_all_at(&fs::read(&path).unwrap(), 0).unwrap();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
+    let pmem = || PmemMedia::new().map(|pmem| Box::new(pmem) as Box<dyn Media>);
+    let refused = Store::open(&path, Access::Write, pmem());
+    assert!(
+        matches!(refused, Err(StoreError::NoDax { .. })),
+        "{refused:?}"
+    );
+    let auto = Store::open(&path, Access::Write, None).unwrap();
+    assert!(auto.stat().unwrap().media.starts_with("volatile"));
+}
+
 #[test]
 fn after_a_failed_flush_nothing_more_is_written() {
     let (folder, path) = folder();
@@ -792,7 +848,6 @@ fn after_a_failed_flush_nothing_more_is_written() {
     let old = BTreeMap::from([(b"key".to_vec(), b"old".to_vec())]);
     flushes.lock().allowed = vec![BTreeMap::new(), old];
     let media = Image {
-        path: path.clone(),
         image,
         fail: Arc::clone(&fail),
         flushes,
@@ -973,5 +1028,5 @@ fn bytes_are_lent_for_pins_and_changed_for_proofs_only() {
     ));
     assert_eq!(&Pool::pin(&guard, range(5, 6)).unwrap()[4090..], b"across");
     assert!(map.load(64).is_none() && map.store(64, 1).is_err());
-    assert!(map.grow(65).is_err() && map.persist(0..65 * PAGE).is_err());
+    assert!(map.grow(65).is_err() && map.flush(0..65 * PAGE).is_err());
 }

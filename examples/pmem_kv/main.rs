@@ -41,7 +41,7 @@ use crate::demo::Demo;
 use crate::report::{bytes, chain, findings, key, parse_bytes};
 use crate::store::compact::Effort;
 use crate::store::error::StoreError;
-use crate::store::media::{FileMedia, Media, VolatileMedia};
+use crate::store::media::{FileMedia, Media, PmemMedia, VolatileMedia};
 use crate::store::{Access, Store};
 
 /// The pool file of every command but `demo`, unless `--pool` names another.
@@ -72,21 +72,25 @@ Exit status: 0 done; 1 an error, or something wrong was found; 2 wrong usage; 3 
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// `file`, or `volatile` on a file system that is in memory itself
+    /// `pmem` on a file system with DAX, `volatile` on one that is in memory, else `file`
     Auto,
-    /// An ordinary file: msync
+    /// A file on a file system with DAX: MAP_SYNC, and cache lines written back by the processor
+    Pmem,
+    /// An ordinary file: fdatasync
     File,
     /// No flushing: survives the end of the process, not of the machine
     Volatile,
 }
 
 impl Kind {
-    fn media(self) -> Option<Box<dyn Media>> {
-        match self {
+    /// `None`: the file system decides.
+    fn media(self) -> Result<Option<Box<dyn Media>>, StoreError> {
+        Ok(match self {
             Kind::Auto => None,
+            Kind::Pmem => Some(Box::new(PmemMedia::new().ok_or(StoreError::NoWriteBack)?)),
             Kind::File => Some(Box::new(FileMedia)),
             Kind::Volatile => Some(Box::new(VolatileMedia)),
-        }
+        })
     }
 }
 
@@ -202,7 +206,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
     let path = cli.pool.unwrap_or_else(|| POOL.into());
     let open = |access| -> Result<Store, Failure> {
-        let store = Store::open(&path, access, media())?;
+        let store = Store::open(&path, access, media()?)?;
         for finding in findings(&store) {
             eprintln!("warning: {finding}");
         }
@@ -225,7 +229,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             };
             let store = match open(Access::Write) {
                 Err(Failure::Store(StoreError::NoPool { .. })) => {
-                    Store::create(&path, capacity, media())?
+                    Store::create(&path, capacity, media()?)?
                 }
                 store => store?,
             };
@@ -288,7 +292,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             out(table.to_string().as_bytes())?;
         }
         Command::Check => {
-            let store = Store::open(&path, Access::Read, media())?;
+            let store = Store::open(&path, Access::Read, media()?)?;
             let (stat, findings) = (store.stat()?, findings(&store));
             for finding in &findings {
                 out(format!("{finding}\n").as_bytes())?;

@@ -56,7 +56,7 @@ impl Demo {
             None => temporary.path().join("demo.pool"),
         };
         let capacity = (corpus.logical() * 4).max(256 << 20);
-        let store = Store::create(&path, capacity, self.media.media())?;
+        let store = Store::create(&path, capacity, self.media.media()?)?;
         println!("pool   {}, media: {}", path.display(), store.stat()?.media);
         println!(
             "files  {} from {}, {}; as {} keys, {}",
@@ -89,7 +89,7 @@ impl Demo {
         let mut faults = faults.into_inner();
         store.close();
 
-        let checked = verify_reopened(&path, self.media.media(), &corpus, &keys, &mut faults)?;
+        let checked = verify_reopened(&path, self.media.media()?, &corpus, &keys, &mut faults)?;
         print!(
             "{}",
             table(took, &counts, &breaks, [&loaded, &after], checked)

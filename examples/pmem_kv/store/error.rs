@@ -37,6 +37,16 @@ pub(crate) enum StoreError {
     },
     #[error("the two copies of the superblock are both intact, but differ")]
     SuperblocksDiffer,
+    #[error(
+        "pmem media need a file system with DAX, and this one refuses MAP_SYNC; use --media file, or \
+         --media volatile"
+    )]
+    NoDax { source: io::Error },
+    #[error(
+        "pmem media need a processor with clwb, clflushopt or dc cvap; use --media file, or --media \
+         volatile"
+    )]
+    NoWriteBack,
     #[error("a key of {found} bytes: expected 1 to {MAX_KEY}")]
     KeyLength { found: usize },
     #[error("a value of {found} bytes: expected at most {max} in this pool")]

@@ -246,6 +246,11 @@ impl DirEntry {
     }
 }
 
+/// The bytes of `extent` in the file.
+pub(crate) fn bytes_of(extent: PageRange) -> Range<u64> {
+    extent.start() * PAGE..extent.end() * PAGE
+}
+
 /// The bytes of `slot`'s entry in the file.
 pub(crate) fn entry_bytes(slot: u64) -> Range<u64> {
     let at = DIRECTORY * PAGE + slot * 8;

@@ -13,7 +13,8 @@
 //! | [`mod`](self) | `put`, `get`, `del`, `scan` |
 //! | [`open`] | make and open a pool file: lock, superblock, recovery |
 //! | [`format`](self::format) | what is on the media, to the byte; why it is crash-consistent |
-//! | [`media`] | the mapping: bytes by a pin, changes by a proof; all the `unsafe` |
+//! | [`mapping`] | the mapped file: bytes by a pin, changes by a proof; all the `unsafe` |
+//! | [`media`] | how stores become durable: pmem, file, volatile |
 //! | [`space`] | the free map; the pool's `BlockMap` |
 //! | [`slots`] | the empty directory entries |
 //! | [`index`] | key to place, in memory |
@@ -33,6 +34,7 @@ pub(crate) mod compact;
 pub(crate) mod error;
 pub(crate) mod format;
 pub(crate) mod index;
+pub(crate) mod mapping;
 pub(crate) mod media;
 pub(crate) mod open;
 pub(crate) mod slots;
@@ -40,16 +42,19 @@ pub(crate) mod space;
 pub(crate) mod waits;
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::ops::{Deref, Range};
+use std::io;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use layout_lease::{LayoutGuard, PageRange, TryPinError};
 use parking_lot::{Mutex, MutexGuard};
 
 use self::error::{Doing, Problem, StoreError};
-use self::format::{Fault, Geometry, MAX_KEY, PAGE, decode, entry_bytes, pack, pages_for, tail_of};
+use self::format::{
+    Fault, Geometry, MAX_KEY, bytes_of, decode, entry_bytes, pack, pages_for, tail_of,
+};
 use self::index::{Entry, Index};
-use self::media::{NotPinned, Pinned};
+use self::mapping::{NotPinned, Pinned};
 use self::slots::Slots;
 use self::space::{Pool, Usage};
 use self::waits::{WaitSummary, Waits};
@@ -321,7 +326,7 @@ impl Store {
 
     // ------------------------------------------------------------------------------ the pieces
 
-    /// Writes `parts`, one behind the other, into freshly allocated pages.
+    /// Writes `parts`, one behind the other, into freshly allocated pages, and flushes them.
     ///
     /// The proof is what makes them ours to write. Nobody reads them, but somebody with a look-up that
     /// is out of date may have pinned them for a moment.
@@ -329,31 +334,29 @@ impl Store {
         let pool = self.guard.map();
         pool.reserve(extent)
             .doing("reserving space in the file system")?;
-        let mut at = extent.start() * PAGE;
+        let mut at = bytes_of(extent).start;
         let mut proof = self.claims.drain(&self.guard, extent)?;
         for part in parts {
             pool.write(&mut proof, at, part)
                 .doing("writing the record")?;
             at += part.len() as u64;
         }
-        Ok(())
+        self.lasting(pool.flush(bytes_of(extent)), "flushing the record")
     }
 
-    /// Flushes the records in `extents`, then publishes them, if they were `filled`. If not, or if
-    /// flushing them fails, frees their pages.
+    /// Publishes the records in `extents`, if they were `filled`. If not, or if that fails, frees
+    /// their pages.
     fn finish(
         &self,
         filled: Result<(), StoreError>,
         extents: &[PageRange],
         words: &[(u64, u64)],
     ) -> Result<(), StoreError> {
-        let first = extents.iter().map(PageRange::start).min();
-        let end = extents.iter().map(PageRange::end).max();
-        let (Some(first), Some(end)) = (first, end) else {
+        if extents.is_empty() {
             return filled;
-        };
+        }
         let finished = filled
-            .and_then(|()| self.persist(first * PAGE..end * PAGE, "flushing the record"))
+            .and_then(|()| self.fence("waiting for the record"))
             .and_then(|()| self.publish(words));
         // After a failed flush an entry on the media may name these pages: they stay used.
         if finished.is_err() && !self.broken.load(Ordering::Relaxed) {
@@ -365,28 +368,29 @@ impl Store {
     }
 
     /// Stores directory entries, each in one piece, and flushes them: from here on that is what the
-    /// pool says.
+    /// pool says. What they name has been flushed, and fenced, before.
     fn publish(&self, words: &[(u64, u64)]) -> Result<(), StoreError> {
+        let pool = self.guard.map();
         for &(slot, word) in words {
-            self.guard
-                .map()
-                .store(slot, word)
+            pool.store(slot, word)
                 .doing("storing the directory entry")?;
+            let flushed = pool.flush(entry_bytes(slot));
+            self.lasting(flushed, "flushing the directory entry")?;
         }
-        let bytes = words.iter().map(|&(slot, _)| entry_bytes(slot));
-        let (first, end) = bytes.fold((u64::MAX, 0), |(first, end), entry| {
-            (first.min(entry.start), end.max(entry.end))
-        });
-        self.persist(first..end, "flushing the directory entry")
+        self.fence("waiting for the directory entry")
     }
 
-    fn persist(&self, bytes: Range<u64>, what: &'static str) -> Result<(), StoreError> {
-        let flushed = self.guard.map().persist(bytes).doing(what);
-        if flushed.is_err() {
+    fn fence(&self, what: &'static str) -> Result<(), StoreError> {
+        self.lasting(self.guard.map().fence(), what)
+    }
+
+    /// Notes that a flush or a fence has failed.
+    fn lasting(&self, done: io::Result<()>, what: &'static str) -> Result<(), StoreError> {
+        if done.is_err() {
             // The kernel may call the pages clean now, and the next flush a success.
             self.broken.store(true, Ordering::Relaxed);
         }
-        flushed
+        done.doing(what)
     }
 
     /// Frees the pages of a record that no entry names any more: waits for its readers, then returns

@@ -16,9 +16,10 @@ use super::error::{Doing, StoreError};
 use super::format::{
     Geometry, MAX_CAPACITY, MIN_CAPACITY, PAGE, SUPERBLOCK, Superblock, SuperblockFault,
 };
-use super::media::{Mapped, Media, Shape, media_of};
+use super::mapping::{Mapped, Shape};
+use super::media::{Media, PmemMedia, media_of};
 use super::slots::Slots;
-use super::space::Space;
+use super::space::{Pool, Space};
 use super::waits::Waits;
 use super::{Store, TURNS};
 
@@ -80,7 +81,10 @@ impl Store {
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .doing("flushing the pool's folder")?;
-        Self::start(file, Access::Write, media)
+        Self::start(file, Access::Write, media).inspect_err(|_| {
+            // It is still ours alone, and has nothing in it.
+            let _ = std::fs::remove_file(path);
+        })
     }
 
     /// Opens a pool and verifies every record in it.
@@ -137,17 +141,12 @@ impl Store {
                 len % PAGE
             ));
         }
-        let media = match media {
-            Some(media) => media,
-            None => media_of(&file).doing("asking for the file system")?,
-        };
         let shape = Shape {
             capacity: geometry.capacity,
             floor: geometry.first(),
             writable: access == Access::Write,
         };
-        let pool = Mapped::new(file, media, shape, |pages| Space::new(geometry, pages))
-            .doing("mapping the pool file")?;
+        let pool = map(file, media, shape, geometry)?;
         let guard = LayoutGuard::new(pool);
         let walk = walk(&guard, geometry);
         Ok(Store {
@@ -168,6 +167,41 @@ impl Store {
             notes,
         })
     }
+}
+
+/// Maps the pool with the media that were asked for, or else with the best that its file system grants.
+fn map(
+    file: File,
+    media: Option<Box<dyn Media>>,
+    shape: Shape,
+    geometry: Geometry,
+) -> Result<Pool, StoreError> {
+    let map = |file, media: Box<dyn Media>| {
+        let map_sync = media.map_sync();
+        Mapped::new(file, media, shape, |pages| Space::new(geometry, pages)).map_err(|source| {
+            match Errno::from_io_error(&source) {
+                // The first is of a file system without DAX, the second of a kernel without MAP_SYNC.
+                Some(Errno::OPNOTSUPP | Errno::INVAL) if map_sync => StoreError::NoDax { source },
+                _ => StoreError::Io {
+                    what: "mapping the pool file",
+                    source,
+                },
+            }
+        })
+    };
+    if let Some(media) = media {
+        return map(file, media);
+    }
+    if let Some(pmem) = PmemMedia::new() {
+        let same = file
+            .try_clone()
+            .doing("duplicating the pool's descriptor")?;
+        if let Ok(pool) = map(same, Box::new(pmem)) {
+            return Ok(pool);
+        }
+    }
+    let media = media_of(&file).doing("asking for the file system")?;
+    map(file, media)
 }
 
 fn lock(file: &File, path: &Path, access: Access) -> Result<(), StoreError> {

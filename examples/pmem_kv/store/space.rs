@@ -25,7 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use thiserror::Error;
 
 use super::format::Geometry;
-use super::media::Mapped;
+use super::mapping::Mapped;
 
 /// The file grows by at least this many pages (1 MiB), while the capacity lasts.
 const STEP: u64 = 256;
