@@ -1,32 +1,18 @@
 //! What is on the media, to the byte. No I/O here: bytes in, values out, and back.
 //!
-//! The unit is the page of 4,096 bytes. Every number is little-endian.
+//! `FORMAT.md`, next to this program, describes it in full; this is the same in code.
 //!
 //! ```text
-//! page 0            superblock, first copy   (the first 64 bytes; the rest is zero)
-//! page 1            superblock, second copy
-//! page 2 ..         directory: one 8-byte entry for each page the pool can ever have, 512 to a page,
-//!                   so that the directory cannot be full before the space is
+//! page 0, 1         superblock, two copies
+//! page 2 ..         directory: one 8-byte entry for each page the pool can ever have, so that the
+//!                   directory cannot be full before the space is
 //! behind it         record extents and free pages, up to the end of the file
 //! ```
 //!
-//! **Directory entry**: 0 is "empty". Otherwise the low 32 bits are the first page of a record's
-//! extent, the next 24 its number of pages, and the top 8 the low byte of the record's checksum.
-//! Neither part can be 0, so a valid entry has at least two bits set: no single flipped bit turns
-//! one into "empty", or "empty" into one.
-//!
-//! **Record extent**: whole pages in one piece.
-//!
-//! ```text
-//! value, from the first byte of the extent (page-aligned: a device could read or write it in place)
-//! zeroes
-//! key
-//! footer, the last 64 bytes: magic, crc32c, key length, value length, sequence, slot, pages, zeroes
-//! ```
-//!
-//! The checksum is taken over the whole extent, with its own 4 bytes as zeroes: no bit of an extent
-//! can flip unseen. The footer repeats the number of its directory entry (`slot`) and the size of
-//! its extent, so that a record and an entry that do not belong together are found.
+//! A record's extent is whole pages in one piece: the value from the first byte on, zeroes, the key,
+//! the footer. The checksum is over all of it: no bit of an extent can flip unseen. The footer repeats
+//! the number of its directory entry (`slot`) and the size of its extent, so that a record and an entry
+//! that do not belong together are found.
 //!
 //! # Crash consistency
 //!
@@ -46,7 +32,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bytes in a page.
 pub(crate) const PAGE: u64 = 4096;
-/// The version of the format that is described above.
+/// The version of the format.
 pub(crate) const VERSION: u32 = 1;
 /// The first 8 bytes of both superblock copies.
 pub(crate) const POOL_MAGIC: [u8; 8] = *b"PMEMKV\r\n";
@@ -397,4 +383,26 @@ fn crc_without_itself(bytes: &[u8]) -> u32 {
 fn crc_without_itself_at(bytes: &[u8], at: usize) -> u32 {
     let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..at]), &[0; 4]);
     crc32c::crc32c_append(crc, &bytes[at + 4..])
+}
+
+/// A field on the media: of which structure, its name, its first byte, its bytes.
+#[cfg(test)]
+pub(crate) type Field = (&'static str, &'static str, usize, usize);
+
+/// Every field, to be compared with what `FORMAT.md` says.
+#[cfg(test)]
+pub(crate) fn layout() -> Vec<Field> {
+    fn size<T, F>(_: fn(&T) -> &F) -> usize {
+        size_of::<F>()
+    }
+    macro_rules! fields {
+        ($what:literal, $of:ty: $($field:ident)*) => {
+            [$(($what, stringify!($field), std::mem::offset_of!($of, $field), size(|of: &$of| &of.$field))),*]
+        };
+    }
+    let superblock = fields!("Superblock", RawSuperblock:
+        magic crc version page_size zero capacity directory first id zero2);
+    let footer = fields!("Record extent", RawFooter:
+        magic crc key_len value_len seq slot pages zero);
+    superblock.into_iter().chain(footer).collect()
 }
