@@ -298,6 +298,11 @@ impl Store {
         })
     }
 
+    #[cfg(test)]
+    pub(crate) fn space(&self) -> &space::Space {
+        self.guard.map().engine()
+    }
+
     pub(crate) fn breaks(&self) -> Breaks {
         Breaks {
             claims: self.claims.summary(),

@@ -135,6 +135,12 @@ impl Space {
         }
     }
 
+    /// Whether no page of `extent` is free.
+    #[cfg(test)]
+    pub(crate) fn is_used(&self, extent: PageRange) -> bool {
+        self.inner.lock().all_used(extent)
+    }
+
     /// The first free piece and the page behind it, if there is one.
     pub(crate) fn first_gap(&self) -> Option<PageRange> {
         let inner = self.inner.lock();
