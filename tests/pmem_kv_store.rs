@@ -9,10 +9,11 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
@@ -178,89 +179,60 @@ proptest! {
 
 // --------------------------------------------------------------------------- what a reader is lent
 
-/// Runs `free` in a thread while `held` is out: it must have its effect (`done` says so), and still
-/// wait; once `held` is dropped it must end. Returns what the bytes were right before dropping.
-fn waits_for<T: Send>(
-    held: store::Value,
-    free: impl FnOnce() -> T + Send,
-    done: impl Fn() -> bool,
-) -> (Vec<u8>, T) {
-    thread::scope(|scope| {
-        let (sender, receiver) = channel();
-        scope.spawn(move || sender.send(free()).unwrap());
-        while !done() {
-            thread::yield_now();
-        }
-        let early = receiver.recv_timeout(A_WHILE);
-        assert!(
-            matches!(early, Err(RecvTimeoutError::Timeout)),
-            "it did not wait for its reader"
-        );
-        assert!(held.is_wanted());
-        held.verify().unwrap();
-        let bytes = held.to_vec();
-        drop(held);
-        (bytes, receiver.recv().unwrap())
-    })
-}
-
-#[test]
-fn an_overwrite_waits_for_the_readers_of_the_old_value_only() {
-    let (_folder, path) = folder();
-    let store = Arc::new(create(&path, 256));
-    store.put(b"key", &value(1, 9000)).unwrap();
-    store.put(b"other", b"other").unwrap();
-    let before = store.stat().unwrap().usage.used;
-    let held = store.get(b"key").unwrap().unwrap();
-    assert!(!held.is_wanted());
-    let (bytes, replaced) = waits_for(
-        held,
-        || store.put(b"key", &value(2, 9000)).unwrap(),
-        // Readers have the new value while it waits, and other writers go on, those of the same key
-        // among them.
-        || {
-            if *store.get(b"key").unwrap().unwrap() != value(2, 9000)[..] {
-                return false;
-            }
-            let (sender, receiver) = channel();
-            let store = Arc::clone(&store);
-            thread::spawn(move || {
-                store.put(b"other", b"other again").unwrap();
-                sender.send(store.put(b"key", &value(3, 9000)).unwrap())
-            });
-            let limit = Duration::from_secs(20);
-            receiver
-                .recv_timeout(limit)
-                .expect("the other writer waits, too")
-        },
+/// Looks at `held`, whose key was put or deleted meanwhile: it is there, and its pages are nobody else's.
+/// Then lets it go, and sees `pages` come back.
+fn stays(store: &Store, held: store::Value, expected: &[u8], pages: u64) {
+    assert!(held.is_wanted());
+    held.verify().unwrap();
+    assert_eq!(*held, *expected);
+    let pinned = store.pinned().unwrap();
+    assert_eq!((pinned.pages, pinned.holders.len()), (pages, 1));
+    let here = Location::caller().file();
+    assert_eq!(
+        pinned.holders[0].location().file(),
+        here,
+        "where it was got"
     );
-    assert!(replaced);
-    assert_eq!(bytes, value(1, 9000));
-    assert_eq!(&*store.get(b"key").unwrap().unwrap(), value(3, 9000));
-    assert_eq!(store.stat().unwrap().usage.used, before);
+    let used = store.stat().unwrap().usage.used;
+    drop(held);
+    assert_eq!(store.reclaim().unwrap(), pages);
+    assert_eq!(store.stat().unwrap().usage.used, used - pages);
+    assert_eq!(store.pinned().unwrap().pages, 0);
     let frees = store.breaks().frees;
     assert_eq!(frees.waited, 1, "{frees:?}");
-    assert!(frees.max >= A_WHILE, "{frees:?}");
 }
 
 #[test]
-fn a_deletion_waits_for_its_readers() {
+fn an_overwrite_does_not_wait_for_the_readers_of_the_old_value() {
     let (_folder, path) = folder();
     let store = create(&path, 256);
     store.put(b"key", &value(1, 9000)).unwrap();
     let held = store.get(b"key").unwrap().unwrap();
-    let (bytes, was_there) = waits_for(
-        held,
-        || store.del(b"key").unwrap(),
-        || store.get(b"key").unwrap().is_none(),
-    );
-    assert!(was_there);
-    assert_eq!(bytes, value(1, 9000));
+    assert!(!held.is_wanted());
+    // All of it in this thread, which would wait for itself.
+    for seed in 2..5 {
+        assert!(store.put(b"key", &value(seed, 9000)).unwrap());
+        assert_eq!(&*store.get(b"key").unwrap().unwrap(), value(seed, 9000));
+    }
+    assert_eq!(store.stat().unwrap().usage.used, 3 + 3);
+    stays(&store, held, &value(1, 9000), 3);
+    assert_eq!(&*store.get(b"key").unwrap().unwrap(), value(4, 9000));
+}
+
+#[test]
+fn a_deletion_does_not_wait_for_the_readers_either() {
+    let (_folder, path) = folder();
+    let store = create(&path, 256);
+    store.put(b"key", &value(1, 9000)).unwrap();
+    let held = store.get(b"key").unwrap().unwrap();
+    assert!(store.del(b"key").unwrap());
+    assert!(store.get(b"key").unwrap().is_none());
+    stays(&store, held, &value(1, 9000), 3);
     assert_eq!(store.stat().unwrap().usage.used, 0);
 }
 
 #[test]
-fn compaction_and_truncation_wait_for_the_readers_of_what_they_move() {
+fn compaction_leaves_what_is_read_where_it_is_until_it_is_not() {
     let (_folder, path) = folder();
     let store = create(&path, 2048);
     store.put(b"first", &value(1, 300 * 4096)).unwrap();
@@ -269,20 +241,43 @@ fn compaction_and_truncation_wait_for_the_readers_of_what_they_move() {
     let long = fs::metadata(&path).unwrap().len();
     let held = store.get(b"last").unwrap().unwrap();
     let place = store.scan(b"last")[0].1.extent;
-    let (bytes, done) = waits_for(
-        held,
-        || store.compact(Effort::Fit, || true).unwrap(),
-        || store.scan(b"last")[0].1.extent != place,
-    );
-    assert_eq!(bytes, value(2, 9000));
-    assert_eq!((done.moved, done.bytes), (1, 3 * PAGE));
+    let done = store.compact(Effort::Fit, || true).unwrap();
+    assert_eq!((done.moved, done.bytes, done.pinned), (1, 3 * PAGE, 3));
     assert!(store.scan(b"last")[0].1.extent.end() < place.start());
-    // The file was cut off behind the record, and not before the reader let go of its old pages.
+    // The file is cut off behind the pages that are read, no further.
+    let cut = fs::metadata(&path).unwrap().len();
+    assert_eq!(cut, place.end() * PAGE);
+    stays(&store, held, &value(2, 9000), 3);
+    let done = store.compact(Effort::Fit, || true).unwrap();
+    assert_eq!((done.moved, done.pinned), (0, 0));
     let short = fs::metadata(&path).unwrap().len();
     assert_eq!(short, (Geometry { capacity: 2048 }.first() + 3) * PAGE);
-    assert_eq!(done.cut, (long - short) / PAGE);
-    assert_eq!(store.breaks().truncations.breaks, 1);
+    assert_eq!(done.cut, (cut - short) / PAGE);
+    assert!(short < cut && cut < long);
+    assert_eq!(store.breaks().truncations.breaks, 2);
     assert_eq!(&*store.get(b"last").unwrap().unwrap(), value(2, 9000));
+}
+
+#[test]
+fn a_pool_that_is_full_of_what_is_read_says_who_reads_it() {
+    let (_folder, path) = folder();
+    let store = create(&path, 16);
+    store.put(b"key", &value(1, 40_000)).unwrap();
+    let held = store.get(b"key").unwrap().unwrap();
+    store.del(b"key").unwrap();
+    let full = store.put(b"other", &value(2, 40_000)).unwrap_err();
+    let StoreError::FullOfPinned {
+        pages: 10,
+        others: 0,
+        ..
+    } = &full
+    else {
+        panic!("{full}");
+    };
+    assert!(full.to_string().contains(file!()), "{full}");
+    drop(held);
+    store.put(b"other", &value(2, 40_000)).unwrap();
+    assert_eq!(&*store.get(b"other").unwrap().unwrap(), value(2, 40_000));
 }
 
 /// Reads `key` of a pool that holds it and `act`s between the look-up and the pin.
@@ -327,23 +322,13 @@ fn a_look_up_whose_pages_are_closed_by_now_is_made_again_and_does_not_wait() {
     let store = Arc::new(create(&path, 256));
     store.put(b"key", &value(1, 9000)).unwrap();
     let held = store.get(b"key").unwrap().unwrap();
-    let writer = Arc::new(Mutex::new(None));
-    let handle = Arc::clone(&writer);
-    let again = Arc::clone(&store);
-    let found = read_with(&store, move |store| {
-        let put = thread::spawn(move || again.put(b"key", &value(2, 9000)).unwrap());
-        while store.breaks().frees.breaks == 0 {
-            thread::yield_now();
-        }
-        *handle.lock() = Some(put);
+    let found = read_with(&store, |store| {
+        // The old pages are closed, and stay so while they are read.
+        store.put(b"key", &value(2, 9000)).unwrap();
+        assert_eq!(store.pinned().unwrap().pages, 3);
     });
     assert_eq!(found.unwrap(), value(2, 9000));
-    // And all that while the writer waits for the one who still reads the old value.
-    let writer = writer.lock().take().unwrap();
-    assert!(!writer.is_finished());
     assert_eq!(&*held, value(1, 9000));
-    drop(held);
-    assert!(writer.join().unwrap());
 }
 
 #[test]
@@ -975,28 +960,20 @@ fn bytes_are_lent_for_pins_and_changed_for_proofs_only() {
     let guard = pool(&path, 32);
     let other = pool(&folder.path().join("other"), 32);
     let map = guard.map();
-    let mut proof = guard.break_layouts(range(5, 7)).wait().unwrap();
-    map.write(&mut proof, 5 * PAGE + 4090, b"across a page")
-        .unwrap();
-    assert!(
-        map.write(&mut proof, 7 * PAGE - 1, b"ab").is_err(),
-        "behind the proof"
-    );
-    assert!(
-        map.write(&mut proof, 5 * PAGE - 1, b"a").is_err(),
-        "before the proof"
-    );
-    assert!(map.write(&mut proof, u64::MAX, b"a").is_err());
+    let fill = |proof, pages| Pool::fill(proof, pages).map(|mut filling| filling.fill(b'a'));
+    let proof = |pages| guard.break_layouts(pages).wait().unwrap();
+    let mut filling = Pool::fill(proof(range(5, 7)), range(5, 7)).unwrap();
+    assert_eq!(filling.len(), 2 * PAGE as usize);
+    filling[4090..4103].copy_from_slice(b"across a page");
     assert!(matches!(
         Pool::pin(&guard, range(6, 7)),
         Err(NotPinned::Refused(_))
     ));
-    drop(proof);
-    let mut theirs = other.break_layouts(..).wait().unwrap();
-    assert!(
-        map.write(&mut theirs, 5 * PAGE, b"a").is_err(),
-        "of another mapping"
-    );
+    drop(filling);
+    for pages in [range(4, 6), range(6, 8), range(8, 9)] {
+        assert!(fill(proof(range(5, 7)), pages).is_err(), "{pages}");
+    }
+    let theirs = other.break_layouts(..).wait().unwrap();
     assert!(map.shrink(&theirs, 10).is_err() && map.punch(&theirs, range(5, 6)).is_err());
     drop(theirs);
 
@@ -1015,10 +992,11 @@ fn bytes_are_lent_for_pins_and_changed_for_proofs_only() {
         let lent = Pool::pin(&guard, pages);
         assert!(matches!(lent, Err(NotPinned::Outside)), "{pages}: {lent:?}");
     }
-    let mut all = guard.break_layouts(..).wait().unwrap();
-    for at in [0, 2 * PAGE, 32 * PAGE, 64 * PAGE] {
-        assert!(map.write(&mut all, at, b"a").is_err(), "byte {at}");
+    for pages in [range(0, 1), range(2, 4), range(31, 33), range(64, 65)] {
+        let all = guard.break_layouts(..).wait().unwrap();
+        assert!(fill(all, pages).is_err(), "{pages}");
     }
+    let all = guard.break_layouts(..).wait().unwrap();
     assert!(map.shrink(&all, 2).is_err() && map.shrink(&all, 33).is_err());
     map.shrink(&all, 6).unwrap();
     drop(all);

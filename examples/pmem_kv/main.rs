@@ -14,8 +14,7 @@
 //!   piece, a pool up to 16 TiB. Opening a pool reads and verifies all of it.
 //! - The index is in memory. One process writes a pool, or several read it; that is by `flock`, so
 //!   only those are kept out who ask.
-//! - `put`, `del` and `compact` wait for the readers of what they free. A thread that puts or deletes a
-//!   key while it holds a value of that key waits for itself.
+//! - What readers hold is not free, and a pool can be full of that; it says then who they are.
 //! - An I/O error on a page of the mapping, or another process that truncates the file, is a SIGBUS, as
 //!   with every memory mapping.
 //! - A damaged record keeps its pages until its key is put or deleted again.

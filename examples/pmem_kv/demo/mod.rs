@@ -265,7 +265,7 @@ fn table(
     table.head("breaks");
     table.row("", [&"breaks", &"waited", &"wait p50", &"p99", &"max"]);
     let all: [(&str, WaitSummary); 3] = [
-        ("of records to free", breaks.frees),
+        ("of old records, retired", breaks.frees),
         ("of new pages to write", breaks.claims),
         ("of the file's end to cut", breaks.truncations),
     ];

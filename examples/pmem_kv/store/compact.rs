@@ -1,13 +1,14 @@
 //! Compaction: records move to the front, the file gets shorter. Readers go on meanwhile.
 //!
-//! A move is a `put` of the same record to a lower place: copy, flush, publish, index, free the old
-//! pages (which waits for their readers); for a batch of records at a time, so that they share the
-//! flushes. Then the free pages at the end are cut off.
+//! A move is a `put` of the same record to a lower place: copy, flush, publish, index, retire the old
+//! pages; for a batch of records at a time, so that they share the fences. Then the free pages at the end
+//! are cut off. Pages that somebody still reads stay, and are reported with their holders.
 
 use super::error::StoreError;
 use super::format::{PAGE, decode, pack};
 use super::index::Entry;
 use super::space::Pool;
+use super::write::Fresh;
 use super::{PageRange, Store, turn_of};
 
 /// So many records are moved at a time.
@@ -18,9 +19,9 @@ type Located = (Box<[u8]>, Entry);
 
 /// What one batch moves.
 #[derive(Default)]
-struct Moves {
+struct Moves<'s> {
     old: Vec<PageRange>,
-    new: Vec<PageRange>,
+    new: Vec<Fresh<'s>>,
     words: Vec<(u64, u64)>,
     located: Vec<Located>,
 }
@@ -43,6 +44,8 @@ pub(crate) struct Compaction {
     pub(crate) bytes: u64,
     /// Pages by which the file became shorter.
     pub(crate) cut: u64,
+    /// Pages that were left, since they are pinned: see [`pinned`](Store::pinned).
+    pub(crate) pinned: u64,
     /// Records that were not moved because their checksum is wrong.
     pub(crate) skipped: u64,
 }
@@ -52,8 +55,7 @@ impl Store {
     ///
     /// # Blocking
     ///
-    /// Waits for the readers of each record that it moves, with no lock held but the one that keeps
-    /// a second compaction out.
+    /// Waits for the media and for writers of the keys it moves; not for readers.
     pub(crate) fn compact(
         &self,
         effort: Effort,
@@ -75,6 +77,7 @@ impl Store {
                 break;
             }
         }
+        done.pinned = self.pinned()?.pages;
         self.cut_tail(&mut done)?;
         Ok(done)
     }
@@ -149,7 +152,6 @@ impl Store {
         let turns: Vec<_> = turns.into_iter().map(|i| self.turns[i].lock()).collect();
 
         let mut moves = Moves::default();
-        let mut copied = Ok(());
         for (key, entry) in records {
             if self.index.get(key) != Some(*entry) {
                 continue;
@@ -165,24 +167,26 @@ impl Store {
             let Some(extent) = place(self.guard.map(), entry.extent) else {
                 continue;
             };
+            let mut fresh = self.fresh(extent)?;
+            fresh.copy_from_slice(&record);
+            fresh.flush()?;
             moves.old.push(entry.extent);
-            moves.new.push(extent);
+            moves.new.push(fresh);
             moves.words.push((entry.slot, pack(extent, crc)));
             moves
                 .located
                 .push((key.clone(), Entry { extent, ..*entry }));
-            copied = self.fill(extent, &[&record]);
-            if copied.is_err() {
-                break;
-            }
         }
-        self.finish(copied, &moves.new, &moves.words)?;
+        if moves.new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let position = self.publish(&mut moves.new, &moves.words)?;
         for (key, entry) in &moves.located {
             self.index.set(key, *entry);
         }
         drop(turns);
         for extent in &moves.old {
-            self.free(*extent)?;
+            self.retire(*extent, position)?;
             done.moved += 1;
             done.bytes += extent.len() * PAGE;
         }

@@ -62,6 +62,15 @@ pub(crate) enum StoreError {
     Broken,
     #[error(transparent)]
     Space(#[from] SpaceError),
+    #[error(
+        "{full}; {pages} more will be free when nobody reads them: there is a {first}, and {others} others"
+    )]
+    FullOfPinned {
+        full: SpaceError,
+        pages: u64,
+        first: String,
+        others: usize,
+    },
     #[error("the pages could not be freed")]
     Free(#[from] OpError<SpaceError>),
     #[error("the pages could not be drained")]

@@ -10,15 +10,16 @@
 //! | what | needs | so that |
 //! | --- | --- | --- |
 //! | [`Pinned`], which derefs to `[u8]` | a pin of the pages | the bytes stay and stay the same |
-//! | [`Mapped::write`], [`Mapped::punch`] | a proof that covers the pages | nobody reads them |
+//! | [`Filling`], which derefs to `[u8]`, and mutably | a proof that covers the pages, and owns it | nobody else touches them |
+//! | [`Mapped::punch`] | a proof that covers the pages | nobody reads them |
 //! | [`Mapped::shrink`] | a proof that covers the pages behind the new end | no SIGBUS |
 //! | [`Mapped::load`], [`Mapped::store`] (directory) | nothing: atomics, on pages that never go | |
 //! | [`Mapped::grow`], [`Mapped::reserve`], [`Mapped::flush`], [`Mapped::fence`] | nothing: they change no byte | |
 //!
 //! Every function here is safe to call, whatever the rest of the store does. What it rests on:
 //!
-//! - **I1, I2, I3** of the crate: while a proof lives, no pin and no other proof overlaps it. (`write`
-//!   borrows the proof mutably, so that two threads cannot share one and write the same bytes.)
+//! - **I1, I2, I3** of the crate: while a proof lives, no pin and no other proof overlaps it. (A
+//!   `Filling` owns its proof, so that nobody else can use it meanwhile.)
 //! - **I7**: what was written under a proof is seen by later pins, and reads under a pin end before a
 //!   later proof begins.
 //! - **I9**: a pin keeps the guard's map, so this mapping, from being dropped.
@@ -31,7 +32,7 @@ use std::arch::asm;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, Range};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,7 +43,7 @@ use rustix::fs::{FallocateFlags, fallocate, fstat, ftruncate};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::format::{PAGE, entry_bytes};
+use super::format::{PAGE, bytes_of, entry_bytes};
 use super::media::{Event, Media};
 
 // -------------------------------------------------------------------------------------- mapping
@@ -200,30 +201,19 @@ impl<E> Mapped<E> {
 
     // ---------------------------------------------------------------------- changing, by a proof
 
-    /// Copies `bytes` to the byte `at` of the file. The proof covers their pages.
-    pub(crate) fn write(
-        &self,
-        proof: &mut Drained<'_, Self>,
-        at: u64,
-        bytes: &[u8],
-    ) -> io::Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let end = at.saturating_add(bytes.len() as u64);
-        let pages = PageRange::covering_bytes(at..end, PAGE).map_err(io::Error::other)?;
-        self.may_change(pages, proof)?;
-        // SAFETY: `may_change` has found the pages to lie within the mapping and the file, and to be
-        // covered by a proof of this very mapping. While it lives no pin overlaps them (I1, I2), so no
-        // `Pinned` lends them. No other proof overlaps it (I3), and this one is borrowed by this call
-        // alone (`&mut`), so nobody else writes them. `bytes` cannot overlap them, since only a
-        // `Pinned` lends bytes of the mapping.
-        unsafe {
-            let to = self.mapping.base.add(at as usize);
-            to.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len());
-        }
-        self.mapping.media.saw(Event::Store { at, bytes });
-        Ok(())
+    /// Lends the bytes of `pages` to whoever has the proof for them, to be changed.
+    pub(crate) fn fill<'g>(
+        proof: Drained<'g, Self>,
+        pages: PageRange,
+    ) -> io::Result<Filling<'g, E>> {
+        let map = proof.guard().map();
+        map.may_change(pages, &proof)?;
+        let bytes = bytes_of(pages);
+        // SAFETY: `may_change` has just found the pages to lie within the mapping.
+        let base = unsafe { map.mapping.base.add(bytes.start as usize) };
+        // INVARIANT of Filling: the pages of `bytes`, which start at `base`, are of the mapping of
+        // `proof`'s guard, lie in the file, and are covered by the proof.
+        Ok(Filling { base, bytes, proof })
     }
 
     /// Gives the blocks behind `pages` back to the file system, if that takes them. The error is for
@@ -484,6 +474,50 @@ impl WriteBack {
     }
 }
 
+// -------------------------------------------------------------------------------------- filling
+
+/// Bytes of the pool, lent by a proof: nobody else reads or writes them. Dropping it gives up the proof.
+#[derive(Debug)]
+pub(crate) struct Filling<'g, E> {
+    base: NonNull<u8>,
+    bytes: Range<u64>,
+    proof: Drained<'g, Mapped<E>>,
+}
+
+impl<E> Filling<'_, E> {
+    /// Starts writing them back, as [`Mapped::flush`].
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        let map = self.proof.guard().map();
+        let (at, bytes) = (self.bytes.start, &**self);
+        map.mapping.media.saw(Event::Store { at, bytes });
+        map.flush(self.bytes.clone())
+    }
+}
+
+impl<E> Deref for Filling<'_, E> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let len = (self.bytes.end - self.bytes.start) as usize;
+        // SAFETY: as in `deref_mut`, of which this is the half.
+        unsafe { slice::from_raw_parts(self.base.as_ptr(), len) }
+    }
+}
+
+impl<E> DerefMut for Filling<'_, E> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let len = (self.bytes.end - self.bytes.start) as usize;
+        // SAFETY: the bytes are those of pages that `proof` covers (invariant of `Filling`).
+        // - They are mapped: the proof borrows the guard, which owns the mapping.
+        // - They are in the file: they were, and `shrink` wants a proof of its own for them.
+        // - Nobody reads them: while the proof lives no pin overlaps it (I1, I2), so no `Pinned` lends
+        //   them; and nobody writes them: no other proof does either (I3), and this one is in here.
+        // - What was done with them under pins and proofs before is over, and visible (I7).
+        // So they are ours alone for as long as `self` is borrowed, and bytes may have any value.
+        unsafe { slice::from_raw_parts_mut(self.base.as_ptr(), len) }
+    }
+}
+
 // --------------------------------------------------------------------------------------- pinned
 
 /// Bytes of the pool, lent by a pin. They stay what they are until this is dropped; frees, moves and
@@ -516,7 +550,7 @@ impl Deref for Pinned {
         // SAFETY: the bytes are those of the pages that `pin` holds (invariant of `Pinned::base`).
         // - They are mapped: by I9 the guard's map, which owns the mapping, outlives the pin.
         // - They are in the file: it had them after the pin was granted, and `shrink` wants a proof.
-        // - Nobody writes them: `write` and `punch` want a proof, and by I1 and I2 there is none
+        // - Nobody writes them: `fill` and `punch` want a proof, and by I1 and I2 there is none
         //   while the pin lives. By I7 everything written under an earlier proof is visible.
         // So they are initialised and immutable for as long as `self` is borrowed.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }

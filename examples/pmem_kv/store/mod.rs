@@ -4,7 +4,7 @@
 //! # The map, in flow order
 //!
 //! ```text
-//! put -> allocate -> claim (break) -> write, flush -> publish, flush -> index -> free the old (break)
+//! put -> allocate -> claim (break) -> fill, flush -> publish, flush -> index -> retire the old
 //! get -> index -> pin -> index again -> Value
 //! ```
 //!
@@ -18,6 +18,8 @@
 //! | [`space`] | the free map; the pool's `BlockMap` |
 //! | [`slots`] | the empty directory entries |
 //! | [`index`] | key to place, in memory |
+//! | [`write`](self::write) | a record's way to the media |
+//! | [`retired`] | pages that nobody names any more, and some may still read |
 //! | [`waits`] | breaking, and what it cost |
 //! | [`check`] | the walk that recovers and verifies |
 //! | [`compact`] | moves records to the front, cuts the file off |
@@ -25,9 +27,8 @@
 //!
 //! # Who waits for whom
 //!
-//! Readers wait for nobody. `put`, `del` and `compact` wait for the readers of the pages they free, at
-//! their very end, and hold no lock then. So a thread that holds a [`Value`] of a key and puts or
-//! deletes that same key waits for itself, for ever.
+//! Readers wait for nobody, and nobody waits for readers: what they still hold is freed by whoever comes
+//! by after they have let go. Writers of one key wait for each other, and all of them for the media.
 
 pub(crate) mod check;
 pub(crate) mod compact;
@@ -37,24 +38,25 @@ pub(crate) mod index;
 pub(crate) mod mapping;
 pub(crate) mod media;
 pub(crate) mod open;
+pub(crate) mod retired;
 pub(crate) mod slots;
 pub(crate) mod space;
 pub(crate) mod waits;
+pub(crate) mod write;
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::io;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use layout_lease::{LayoutGuard, PageRange, TryPinError};
 use parking_lot::{Mutex, MutexGuard};
 
 use self::error::{Doing, Problem, StoreError};
-use self::format::{
-    Fault, Geometry, MAX_KEY, bytes_of, decode, entry_bytes, pack, pages_for, tail_of,
-};
+use self::format::{Fault, Geometry, MAX_KEY, decode};
 use self::index::{Entry, Index};
 use self::mapping::{NotPinned, Pinned};
+use self::retired::{Kept, Positions};
 use self::slots::Slots;
 use self::space::{Pool, Usage};
 use self::waits::{WaitSummary, Waits};
@@ -76,7 +78,7 @@ thread_local! {
 /// An open pool. `&self` everywhere: share it between threads.
 #[derive(Debug)]
 pub(crate) struct Store {
-    guard: LayoutGuard<Pool>,
+    guard: Arc<LayoutGuard<Pool>>,
     index: Index,
     geometry: Geometry,
     id: u64,
@@ -86,6 +88,9 @@ pub(crate) struct Store {
     seq: AtomicU64,
     /// A flush has failed.
     broken: AtomicBool,
+    positions: Mutex<Positions>,
+    /// What was retired and not free at once.
+    kept: Mutex<Vec<Kept>>,
     compacting: Mutex<()>,
     /// Look-ups that were out of date when the pin was granted or refused.
     retries: AtomicU64,
@@ -205,73 +210,29 @@ impl Store {
         }
     }
 
-    /// Sets the value of `key`; whether it had one before. When this returns, the new value is durable
-    /// and the pages of the old one are free.
-    ///
-    /// # Blocking
-    ///
-    /// The new value is published and durable first; then this waits for the readers of the old one.
+    /// Sets the value of `key`; whether it had one before. When this returns, the new value is durable,
+    /// and the pages of the old one are free as soon as nobody reads them.
     pub(crate) fn put(&self, key: &[u8], value: &[u8]) -> Result<bool, StoreError> {
         self.may_write(key)?;
-        let (found, max) = (value.len() as u64, self.geometry.max_value());
-        if found > max {
-            return Err(StoreError::ValueLength { found, max });
-        }
-        let turn = self.turn(key);
-        let old = self.index.get(key);
-        let slot = old.map_or_else(|| self.slots.lock().take(), |old| old.slot);
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
-        let (tail, crc) = tail_of(key, value, seq, slot);
-        let written = self
-            .guard
-            .map()
-            .allocate(pages_for(key.len(), found))
-            .map_err(StoreError::from)
-            .and_then(|extent| {
-                let filled = self.fill(extent, &[value, &tail]);
-                self.finish(filled, &[extent], &[(slot, pack(extent, crc))])?;
-                Ok(extent)
-            });
-        let extent = match written {
-            Ok(extent) => extent,
-            Err(e) => {
-                if old.is_none() && !self.broken.load(Ordering::Relaxed) {
-                    self.slots.lock().give(slot);
-                }
-                return Err(e);
-            }
-        };
-        let entry = Entry {
-            slot,
-            extent,
-            value_len: found,
-            seq,
-            damaged: false,
-        };
-        self.index.set(key, entry);
-        drop(turn);
-        if let Some(old) = old {
-            self.free(old.extent)?;
-        }
-        Ok(old.is_some())
+        let len = value.len() as u64;
+        let mut fresh = self.reserve(key.len(), len)?;
+        fresh[..value.len()].copy_from_slice(value);
+        self.commit(key, fresh, len)
     }
 
-    /// Removes `key`; whether it was there. When this returns, that is durable and its pages are free.
-    ///
-    /// # Blocking
-    ///
-    /// As [`put`](Self::put).
+    /// Removes `key`; whether it was there. When this returns, that is durable, and its pages are free as
+    /// soon as nobody reads them.
     pub(crate) fn del(&self, key: &[u8]) -> Result<bool, StoreError> {
         self.may_write(key)?;
         let turn = self.turn(key);
         let Some(old) = self.index.get(key) else {
             return Ok(false);
         };
-        self.publish(&[(old.slot, 0)])?;
+        let position = self.publish(&mut [], &[(old.slot, 0)])?;
         self.index.remove(key);
         self.slots.lock().give(old.slot);
         drop(turn);
-        self.free(old.extent)?;
+        self.retire(old.extent, position)?;
         Ok(true)
     }
 
@@ -327,84 +288,6 @@ impl Store {
     /// Everything that was acknowledged is durable already; this is for those who want to be the last.
     pub(crate) fn close(self) {
         self.guard.close().wait();
-    }
-
-    // ------------------------------------------------------------------------------ the pieces
-
-    /// Writes `parts`, one behind the other, into freshly allocated pages, and flushes them.
-    ///
-    /// The proof is what makes them ours to write. Nobody reads them, but somebody with a look-up that
-    /// is out of date may have pinned them for a moment.
-    fn fill(&self, extent: PageRange, parts: &[&[u8]]) -> Result<(), StoreError> {
-        let pool = self.guard.map();
-        pool.reserve(extent)
-            .doing("reserving space in the file system")?;
-        let mut at = bytes_of(extent).start;
-        let mut proof = self.claims.drain(&self.guard, extent)?;
-        for part in parts {
-            pool.write(&mut proof, at, part)
-                .doing("writing the record")?;
-            at += part.len() as u64;
-        }
-        self.lasting(pool.flush(bytes_of(extent)), "flushing the record")
-    }
-
-    /// Publishes the records in `extents`, if they were `filled`. If not, or if that fails, frees
-    /// their pages.
-    fn finish(
-        &self,
-        filled: Result<(), StoreError>,
-        extents: &[PageRange],
-        words: &[(u64, u64)],
-    ) -> Result<(), StoreError> {
-        if extents.is_empty() {
-            return filled;
-        }
-        let finished = filled
-            .and_then(|()| self.fence("waiting for the record"))
-            .and_then(|()| self.publish(words));
-        // After a failed flush an entry on the media may name these pages: they stay used.
-        if finished.is_err() && !self.broken.load(Ordering::Relaxed) {
-            for extent in extents {
-                self.free(*extent)?;
-            }
-        }
-        finished
-    }
-
-    /// Stores directory entries, each in one piece, and flushes them: from here on that is what the
-    /// pool says. What they name has been flushed, and fenced, before.
-    fn publish(&self, words: &[(u64, u64)]) -> Result<(), StoreError> {
-        let pool = self.guard.map();
-        for &(slot, word) in words {
-            pool.store(slot, word)
-                .doing("storing the directory entry")?;
-            let flushed = pool.flush(entry_bytes(slot));
-            self.lasting(flushed, "flushing the directory entry")?;
-        }
-        self.fence("waiting for the directory entry")
-    }
-
-    fn fence(&self, what: &'static str) -> Result<(), StoreError> {
-        self.lasting(self.guard.map().fence(), what)
-    }
-
-    /// Notes that a flush or a fence has failed.
-    fn lasting(&self, done: io::Result<()>, what: &'static str) -> Result<(), StoreError> {
-        if done.is_err() {
-            // The kernel may call the pages clean now, and the next flush a success.
-            self.broken.store(true, Ordering::Relaxed);
-        }
-        done.doing(what)
-    }
-
-    /// Frees the pages of a record that no entry names any more: waits for its readers, then returns
-    /// the pages to the free map and the file system. Records that have had readers are freed with no
-    /// lock held.
-    fn free(&self, extent: PageRange) -> Result<(), StoreError> {
-        let proof = self.frees.drain(&self.guard, extent)?;
-        proof.punch_hole(extent)?;
-        Ok(())
     }
 
     fn turn(&self, key: &[u8]) -> MutexGuard<'_, ()> {

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use layout_lease::LayoutGuard;
@@ -147,7 +148,7 @@ impl Store {
             writable: access == Access::Write,
         };
         let pool = map(file, media, shape, geometry)?;
-        let guard = LayoutGuard::new(pool);
+        let guard = Arc::new(LayoutGuard::new(pool));
         let walk = walk(&guard, geometry);
         Ok(Store {
             guard,
@@ -158,6 +159,8 @@ impl Store {
             slots: Mutex::new(Slots::new(&walk.slots)),
             seq: AtomicU64::new(walk.seq),
             broken: AtomicBool::new(false),
+            positions: Mutex::default(),
+            kept: Mutex::default(),
             compacting: Mutex::new(()),
             retries: AtomicU64::new(0),
             claims: Waits::new(),

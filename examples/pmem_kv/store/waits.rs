@@ -1,4 +1,4 @@
-//! Breaking, and counting what it cost: the one place where the store waits for its readers.
+//! Breaking, and counting what it cost: the one place where the store waits for anybody's pins.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -45,16 +45,24 @@ impl Waits {
         pages: PageRange,
     ) -> Result<Drained<'g, M>, BreakError> {
         let breaking = guard.break_layouts(pages);
-        self.breaks.fetch_add(1, Ordering::Relaxed);
+        self.count();
         if breaking.is_drained() {
             return breaking.wait();
         }
         let start = Instant::now();
         let proof = breaking.wait();
-        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waited(start.elapsed());
+        proof
+    }
+
+    pub(crate) fn count(&self) {
+        self.breaks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn waited(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         // It grows to what it is given, so it takes everything.
         let _ = self.waits.lock().record(nanos);
-        proof
     }
 
     pub(crate) fn summary(&self) -> WaitSummary {
