@@ -71,7 +71,7 @@ rows=(
     "SHARE_COUNTED_LATE|freed |freed  ||sharing"
     "SHARE_FAILED      |freed |freed  | -DMAY_FAIL|sharing"
 )
-# Only when asked for: up to some ten minutes and 8 GB each.
+# Only when asked for: up to a quarter of an hour and 8 GB each.
 long_rows=(
     "cancel_2x2        |passes|safety |-DCHECK_I1 -DCANCEL -DMAY_FAIL"
     "close_2x2         |passes|safety |-DCHECK_I1 -DCLOSE"
