@@ -88,7 +88,7 @@ pub(crate) struct Mode {
     without: u8,
     /// Fenced pins until the countdown runs out.
     left: u32,
-    /// What a barrier everywhere costs, in nanoseconds: a moving average.
+    /// What a barrier everywhere costs, in nanoseconds: about the median of the last ones.
     price: u32,
 }
 
@@ -177,7 +177,14 @@ impl Mode {
         match executed {
             Executed::Fence => {}
             Executed::Everywhere(paid) => {
-                self.price = self.price - self.price / 4 + paid / 4;
+                // Follows the median, a sixteenth at a time: one barrier that had to wait for a processor
+                // says nothing about the next.
+                let step = self.price / 16 + 1;
+                self.price = if paid > self.price {
+                    (self.price + step).min(paid)
+                } else {
+                    (self.price - step).max(paid)
+                };
                 self.trusted = self.fenced;
             }
             Executed::Nothing => self.trusted = false,

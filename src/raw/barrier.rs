@@ -142,11 +142,15 @@ mod system {
 
 #[cfg(not(any(target_os = "linux", lease_loom)))]
 mod system {
+    use crate::sync::{Ordering, fence};
+
     pub(super) fn register() -> bool {
         false
     }
 
+    /// Refused; but a fence, as everywhere.
     pub(super) fn everywhere() -> bool {
+        fence(Ordering::SeqCst);
         false
     }
 }

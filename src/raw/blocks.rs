@@ -13,7 +13,7 @@
 //!   read-modify-write. When the thread exits, its blocks go to a pool, pins and all, and another
 //!   thread adopts them (I9).
 //! - `used` is one more than the highest slot that may be in use. It is raised before the slot is
-//!   filled, so a scan that sees the slot also sees the mark (I11).
+//!   filled, so a scan that sees the slot also sees the mark (I11). It is lowered when the owner tidies.
 //! - The generations belong to [`tokens`](crate::raw::tokens).
 
 use std::cell::{Cell, RefCell};
@@ -31,9 +31,8 @@ use crate::sync::{
 /// How many blocks of the pool a thread looks at before it takes a new one.
 const POOL_LOOKS: usize = 4;
 
-/// How many slots behind the last one a thread looks at before it looks everywhere. Operations that end
-/// in the order in which they began leave free just those.
-const NEAR: usize = if cfg!(lease_loom) { 1 } else { 4 };
+/// How many of its blocks a thread tidies at a time.
+const TIDIED: usize = 64;
 
 /// A block of slots, all filled by one thread.
 #[repr(C, align(64))]
@@ -72,7 +71,7 @@ impl Block {
 
     /// The slots that may be in use.
     pub(crate) fn in_use(&self) -> &[Slot] {
-        // Pairs with the Release stores in `prepare`: a mark that was lowered was lowered by one who
+        // Pairs with the Release stores in `prepare` and `tidy`: a mark that was lowered was lowered by one who
         // had seen the slots behind it free, so their releases happen before us (I7).
         let used = self.used.load(Ordering::Acquire) as usize;
         &self.slots[..used]
@@ -87,33 +86,61 @@ impl Block {
         thread.filter(|_| own)
     }
 
-    /// A free slot at or behind `from`, or before it. Only for the block's owner.
+    /// A free slot: one that has been in use lately, at or behind `from` or before it, else the next. Only for
+    /// the block's owner.
     fn find_free(&self, from: usize) -> Option<usize> {
-        let n = (from..SLOTS)
-            .chain(0..from)
-            .find(|&n| self.slots[n].is_free())?;
-        self.prepare(n);
+        let used = self.used.load(Ordering::Relaxed) as usize;
+        let free = |n: &usize| self.slots[*n].is_free();
+        let n = (from..used)
+            .chain(0..from.min(used))
+            .find(free)
+            .or_else(|| (used..SLOTS).find(free))?;
+        self.prepare(n, used);
+        Some(n)
+    }
+
+    /// The slot behind `last`, or if that has not been in use lately the first, or else the next, if it is
+    /// free: where operations end in the order in which they began, that one is, and no more slots come
+    /// into use than there are operations. Only for the block's owner.
+    #[inline]
+    fn find_near(&self, last: usize) -> Option<usize> {
+        let used = self.used.load(Ordering::Relaxed) as usize;
+        let behind = if last + 1 < used { last + 1 } else { 0 };
+        let n = if self.slots[behind].is_free() {
+            behind
+        } else if used < SLOTS && self.slots[used].is_free() {
+            used
+        } else {
+            return None;
+        };
+        self.prepare(n, used);
         Some(n)
     }
 
     /// Slot `n` is free and about to be filled. Only for the block's owner.
     #[inline]
-    fn prepare(&self, n: usize) {
-        let used = self.used.load(Ordering::Relaxed) as usize;
+    fn prepare(&self, n: usize, used: usize) {
         if used <= n {
             // Before the slot is filled: the scan that sees the one sees the other.
             self.used.store(n as u64 + 1, Ordering::Release);
-        } else if n == 0 {
-            // Back at the front, usually after a burst: lower the mark as far as slots are free, so
-            // that scans need not look there any more.
-            let high = (1..used).rev().find(|&n| !self.slots[n].is_free());
-            self.used
-                .store(high.unwrap_or(0) as u64 + 1, Ordering::Release);
         }
         let foreign = self.foreign.load(Ordering::Relaxed);
         if foreign & (1 << n) != 0 {
             self.foreign.store(foreign & !(1 << n), Ordering::Relaxed);
         }
+    }
+
+    /// Lowers the mark as far as slots are free, so that scans need not look there any more. Only for the
+    /// block's owner, who is filling no slot. `true`: it had been too high.
+    fn tidy(&self) -> bool {
+        let used = self.used.load(Ordering::Relaxed) as usize;
+        let high = (0..used).rev().find(|&n| !self.slots[n].is_free());
+        let needed = high.map_or(0, |n| n + 1);
+        if needed < used {
+            // Release: whoever sees the mark has synchronised with the releases of the slots behind it.
+            self.used.store(needed as u64, Ordering::Release);
+        }
+        needed < used
     }
 
     /// Slot `n` holds a pin that is not of the block's thread.
@@ -167,6 +194,8 @@ struct Owned {
     slot: usize,
     /// Blocks to take before all are looked through again.
     fresh: usize,
+    /// The block that was tidied last.
+    tidied: usize,
     /// The process in which the first was taken.
     process: u32,
 }
@@ -177,6 +206,7 @@ impl Owned {
         block: 0,
         slot: 0,
         fresh: 0,
+        tidied: 0,
         process: 0,
     };
 
@@ -246,6 +276,7 @@ impl Owned {
             None => POOL.lock(),
         };
         for block in self.blocks.drain(..) {
+            block.tidy();
             block.thread.store(None);
             pool.push_back(block);
         }
@@ -273,12 +304,12 @@ pub(crate) fn publish(
     range: PageRange,
     location: &'static Location<'static>,
 ) -> &'static Slot {
-    match at_hand() {
+    match at_hand().or_else(near) {
         Some(slot) => {
             slot.fill(record, range, location);
             slot
         }
-        None => publish_near(record, range, location),
+        None => publish_elsewhere(record, range, location),
     }
 }
 
@@ -288,34 +319,37 @@ pub(super) fn at_hand() -> Option<&'static Slot> {
     NEXT.with(Cell::get).filter(|slot| slot.is_free())
 }
 
-/// The slot at hand is in use: try those behind it.
-#[inline]
-fn publish_near(
-    record: u32,
-    range: PageRange,
-    location: &'static Location<'static>,
-) -> &'static Slot {
-    let Some((block, last)) = HERE.with(Cell::get) else {
-        return publish_elsewhere(record, range, location);
-    };
-    for step in 1..=NEAR {
-        let n = (last + step) % SLOTS;
-        let slot = &block.slots[n];
-        if slot.is_free() {
-            block.prepare(n);
-            HERE.with(|here| here.set(Some((block, n))));
-            NEXT.with(|next| next.set(Some(slot)));
-            slot.fill(record, range, location);
-            return slot;
-        }
-    }
-    publish_elsewhere(record, range, location)
+/// [`at_hand`], for when that is in use: one near it, if there is one.
+#[inline(always)]
+pub(super) fn near() -> Option<&'static Slot> {
+    let (block, last) = HERE.with(Cell::get)?;
+    let n = block.find_near(last)?;
+    let slot = &block.slots[n];
+    HERE.with(|here| here.set(Some((block, n))));
+    NEXT.with(|next| next.set(Some(slot)));
+    Some(slot)
+}
+
+/// Tidies some of this thread's blocks: after a burst of pins, scans look at what is in use and no more.
+/// The slot at hand must come by `find_near` or `find_free` again, which raise the mark.
+pub(super) fn tidy() {
+    OWNED
+        .try_with(|owned| {
+            NEXT.with(|next| next.set(None));
+            let mut owned = owned.borrow_mut();
+            let own = owned.blocks.len();
+            for _ in 0..own.min(TIDIED) {
+                owned.tidied = (owned.tidied + 1) % own;
+                owned.blocks[owned.tidied].tidy();
+            }
+        })
+        .ok();
 }
 
 /// None of the slots at hand is free: look everywhere.
 #[cold]
 #[inline(never)]
-fn publish_elsewhere(
+pub(super) fn publish_elsewhere(
     record: u32,
     range: PageRange,
     location: &'static Location<'static>,

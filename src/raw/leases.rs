@@ -32,6 +32,8 @@ pub(super) struct Leases {
     tree: Tree,
     leases: Vec<Option<Lease>>,
     idle: Vec<u32>,
+    /// Those who want to be told of a recall, of all leases together.
+    callers: usize,
 }
 
 impl Leases {
@@ -71,6 +73,7 @@ impl Leases {
     /// Takes a lease out. It is to be dropped when the lock is released: it has wakers in it.
     pub(super) fn give_back(&mut self, number: u32) -> Option<Lease> {
         let lease = self.leases.get_mut(number as usize)?.take()?;
+        self.callers -= lease.callers.len();
         self.tree.remove(lease.range, number);
         self.idle.push(number);
         if self.tree.len() == 0 {
@@ -114,6 +117,9 @@ impl Leases {
 
     /// Tells everybody who wants to know that the leases which overlap `ranges` are recalled.
     pub(super) fn recall(&mut self, ranges: &[PageRange], wakes: &mut Wakes) {
+        if self.callers == 0 {
+            return;
+        }
         let mut called = Vec::new();
         self.overlapping(ranges, |number| {
             if self.leases[number as usize]
@@ -125,10 +131,9 @@ impl Leases {
         });
         for number in called {
             if let Some(lease) = &mut self.leases[number as usize] {
-                lease
-                    .callers
-                    .drain(..)
-                    .for_each(|(_, bell)| wakes.add(bell));
+                self.callers -= lease.callers.len();
+                let callers = lease.callers.drain(..);
+                callers.for_each(|(_, bell)| wakes.add(bell));
             }
         }
     }
@@ -140,6 +145,7 @@ impl Leases {
             Some(at) => at,
             None => {
                 lease.callers.push((caller, Bell::default()));
+                self.callers += 1;
                 lease.callers.len() - 1
             }
         };
@@ -150,6 +156,7 @@ impl Leases {
     pub(super) fn unhang(&mut self, number: u32, caller: u64) -> Option<Bell> {
         let lease = self.leases.get_mut(number as usize)?.as_mut()?;
         let at = lease.callers.iter().position(|(c, _)| *c == caller)?;
+        self.callers -= 1;
         Some(lease.callers.swap_remove(at).1)
     }
 

@@ -78,8 +78,12 @@ impl Record {
     ) -> Option<&'static Slot> {
         // The gate is looked at before the slot is filled, too, so that a refused pinner that tries again
         // and again does not keep the breaker busy with slots that come and go.
-        let Some(slot) = blocks::at_hand().filter(|_| self.gate.look().is_open()) else {
-            return self.try_pin_slowly(range, location);
+        let first = self.gate.look();
+        if !first.is_open() {
+            return self.try_pin_slowly(first, range, location);
+        }
+        let Some(slot) = blocks::at_hand() else {
+            return self.try_pin_near(range, location);
         };
         slot.fill(self.number, range, location);
         barrier::light();
@@ -90,14 +94,45 @@ impl Record {
         self.look_again(slot, range)
     }
 
-    /// Something is closed, somewhere, or the gate wants fences, or the slot at hand is in use.
+    /// [`try_pin`](Self::try_pin), where the slot at hand is in use.
     #[inline(never)]
-    fn try_pin_slowly(
+    fn try_pin_near(
         &'static self,
         range: PageRange,
         location: &'static Location<'static>,
     ) -> Option<&'static Slot> {
-        let first = self.gate.look();
+        let Some(slot) = blocks::near() else {
+            return self.try_pin_elsewhere(range, location);
+        };
+        slot.fill(self.number, range, location);
+        barrier::light();
+        if self.gate.look().is_open() {
+            slot.confirm();
+            return Some(slot);
+        }
+        self.look_again(slot, range)
+    }
+
+    /// [`try_pin`](Self::try_pin), where the slots near the one at hand are in use, too.
+    #[cold]
+    #[inline(never)]
+    fn try_pin_elsewhere(
+        &'static self,
+        range: PageRange,
+        location: &'static Location<'static>,
+    ) -> Option<&'static Slot> {
+        let slot = blocks::publish_elsewhere(self.number, range, location);
+        self.look_again(slot, range)
+    }
+
+    /// [`try_pin`](Self::try_pin), where something is closed, somewhere, or the gate wants fences.
+    #[inline(never)]
+    fn try_pin_slowly(
+        &'static self,
+        first: Look,
+        range: PageRange,
+        location: &'static Location<'static>,
+    ) -> Option<&'static Slot> {
         if !first.is_open_to_fenced() && self.refuses(range) {
             return None;
         }
@@ -145,6 +180,8 @@ impl Record {
     #[cold]
     #[inline(never)]
     fn charge(&'static self) {
+        // Breaks are about, and they look through the slots.
+        blocks::tidy();
         // Whoever has the lock is a breaker or charges too: nothing is lost by letting this one go.
         let Some(mut inner) = self.inner.try_lock() else {
             return;

@@ -323,7 +323,7 @@ mod tests {
             let space = [8, 300, 100_000, u64::MAX][seed as usize % 4];
             let longest = [3, 40, u64::MAX][seed as usize % 3].min(space);
             let (mut tree, mut list) = (Tree::default(), Vec::new());
-            let mut range = |rng: &mut SmallRng| {
+            let range = |rng: &mut SmallRng| {
                 let start = rng.random_range(0..space);
                 let end = start
                     .saturating_add(rng.random_range(1..=longest))

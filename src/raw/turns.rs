@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::error::TryBreakError;
 use crate::holders::Holder;
 use crate::range::PageRange;
-use crate::raw::adapt::Needs;
+use crate::raw::adapt::{Executed, Needs};
 use crate::raw::blocks;
 use crate::raw::entry::{BreakState, Entry, Ranges, Taker, TakerState, Wants, What};
 use crate::raw::protocol::Refusal;
@@ -458,15 +458,19 @@ impl Record {
             all_wakes.push((record, wakes));
         }
         // Everything is closed before the first look, so one barrier does for all.
-        let mut needs = Needs::Fence;
+        let mut needs = Vec::with_capacity(parts.len());
         for ((record, _), inner) in parts.iter().zip(&mut locked) {
-            needs = needs.max(inner.mode.begin_break());
+            needs.push(inner.mode.begin_break());
             record.publish_gate(inner);
         }
-        let barrier = needs.execute();
+        let executed = needs.iter().max().map_or(Executed::Fence, |n| n.execute());
         for (n, inner) in locked.iter_mut().enumerate() {
             let (record, wakes) = &mut all_wakes[n];
-            let reached = inner.mode.learn(barrier);
+            // A barrier everywhere begins with a fence, also where it is refused.
+            let reached = inner.mode.learn(match needs[n] {
+                Needs::Fence => Executed::Fence,
+                Needs::Everywhere => executed,
+            });
             record.look(inner, ids[n], reached, wakes);
         }
         drop(locked);

@@ -240,8 +240,16 @@ fn spin<S: Step>(waitable: &mut S, deadline: Option<Instant>) -> Option<S::Outpu
 /// Whether a holder can run while we look: not on a single processor, nor in a model.
 fn is_worth_spinning() -> bool {
     static SEVERAL: OnceLock<bool> = OnceLock::new();
-    !cfg!(lease_loom)
-        && *SEVERAL.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() > 1))
+    !cfg!(lease_loom) && *SEVERAL.get_or_init(has_several_processors)
+}
+
+/// Asks for the processors of the machine, not for those that this thread may run on: the holder may run on
+/// others.
+fn has_several_processors() -> bool {
+    match std::fs::read_to_string("/sys/devices/system/cpu/online") {
+        Ok(list) => list.contains(['-', ',']),
+        Err(_) => std::thread::available_parallelism().is_ok_and(|n| n.get() > 1),
+    }
 }
 
 /// The moment `timeout` from now, or one that nobody lives to see.
