@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# What is too long for every change.
+# What is too long for every change: some two hours.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/preflight.sh
+scripts/mutants.sh
+scripts/spin.sh long
 PROPTEST_CASES=200000 cargo test --release --locked --test twin -- --nocapture
 HOSTILE_SECONDS=600 cargo test --release --locked --test hostile -- --nocapture
+MMAP_TRUNCATE_SECONDS=10 cargo test --release --locked --test mmap_truncate
 cargo run --release --locked --example pmem_kv -- demo --seconds 120

@@ -71,6 +71,8 @@ pub(crate) fn can_reach_everywhere() -> bool {
 
 #[cfg(all(target_os = "linux", not(lease_loom)))]
 mod system {
+    use std::sync::OnceLock;
+
     use rustix::io::Errno;
     use rustix::thread::{
         CpuSet, MembarrierCommand, membarrier as call, sched_getaffinity, sched_setaffinity,
@@ -115,6 +117,20 @@ mod system {
         call(MembarrierCommand::PrivateExpedited).is_ok()
     }
 
+    /// One more than the highest number that a processor of this machine can have, which does not change while
+    /// it runs.
+    fn possible_cpus() -> usize {
+        static POSSIBLE: OnceLock<usize> = OnceLock::new();
+        *POSSIBLE.get_or_init(|| {
+            let list = std::fs::read_to_string("/sys/devices/system/cpu/possible");
+            let last = list.ok().and_then(|list| {
+                let last = list.trim().rsplit(['-', ',']).next()?;
+                last.parse::<usize>().ok()
+            });
+            last.map_or(CpuSet::MAX_CPU, |last| last + 1)
+        })
+    }
+
     /// The way round a `membarrier` that was granted once and is refused now (a system call filter put in
     /// place since): run on every processor in turn. For this thread to run there, whichever thread was
     /// running there must have passed the scheduler, which is a full barrier; and a thread that moves
@@ -123,6 +139,10 @@ mod system {
         let Ok(home) = sched_getaffinity(None) else {
             return false;
         };
+        if possible_cpus() > CpuSet::MAX_CPU {
+            // More than a set can name.
+            return false;
+        }
         let visit = |cpu| {
             let mut there = CpuSet::new();
             there.set(cpu);
@@ -134,7 +154,7 @@ mod system {
             }
         };
         // All of them, not only ours: other threads may be allowed to run elsewhere.
-        let visited: Option<usize> = (0..CpuSet::MAX_CPU).map(visit).sum();
+        let visited: Option<usize> = (0..possible_cpus()).map(visit).sum();
         // Whatever became of it, go back.
         sched_setaffinity(None, &home).is_ok() && visited.is_some_and(|n| n > 0)
     }

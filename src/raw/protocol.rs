@@ -38,7 +38,7 @@
 //!
 //! # Orderings
 //!
-//! In [`barrier`], [`gate`](crate::raw::gate) and [`slots`], each where it stands.
+//! In [`barrier`], [`gate`](crate::raw::gate) and [`slots`](crate::raw::slots), each where it stands.
 
 use std::cell::Cell;
 use std::panic::Location;
