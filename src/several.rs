@@ -230,7 +230,14 @@ impl fmt::Debug for BreakMany<'_> {
             State::Queued(_) => "queued",
             State::Done => "done",
         };
-        f.debug_struct("BreakMany").field("state", &state).finish()
+        let ranges: Vec<_> = match &self.state {
+            State::Queued(Parts(parts)) => parts.iter().map(|p| p.ranges.as_slice()).collect(),
+            State::Failed(_) | State::Done => Vec::new(),
+        };
+        f.debug_struct("BreakMany")
+            .field("ranges", &ranges)
+            .field("state", &state)
+            .finish()
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `promises/ranges.rs` | I10 empty is never "all", I12 others undisturbed |
 //! | `promises/leases.rs` | leases: the gate, the queue, breaks of leases alone |
 //! | `promises/recall.rs` | recall, and leases that are given back, in part or as a whole |
+//! | `promises/several.rs` | breaks of several ranges, and of several guards |
 //! | `promises/corners.rs` | the rules for the corners: engines that fail, closing, types |
 //! | `promises/found.rs` | what the search for holes in the promises has found |
 #![cfg(not(lease_loom))]
@@ -38,6 +39,8 @@ mod proof;
 mod ranges;
 #[path = "promises/recall.rs"]
 mod recall;
+#[path = "promises/several.rs"]
+mod several;
 mod support;
 #[path = "promises/threads.rs"]
 mod threads;
