@@ -16,6 +16,8 @@
 //! | `promises/ranges.rs` | I10 empty is never "all", I12 others undisturbed |
 //! | `promises/leases.rs` | leases: the gate, the queue, breaks of leases alone |
 //! | `promises/recall.rs` | recall, and leases that are given back, in part or as a whole |
+//! | `promises/tokens.rs` | tokens, and numbers that are none |
+//! | `promises/extend.rs` | extensions, and holders who break what they hold |
 //! | `promises/several.rs` | breaks of several ranges, and of several guards |
 //! | `promises/corners.rs` | the rules for the corners: engines that fail, closing, types |
 //! | `promises/found.rs` | what the search for holes in the promises has found |
@@ -29,6 +31,8 @@
 mod cancel;
 #[path = "promises/corners.rs"]
 mod corners;
+#[path = "promises/extend.rs"]
+mod extend;
 #[path = "promises/found.rs"]
 mod found;
 #[path = "promises/leases.rs"]
@@ -44,6 +48,8 @@ mod several;
 mod support;
 #[path = "promises/threads.rs"]
 mod threads;
+#[path = "promises/tokens.rs"]
+mod tokens;
 #[path = "promises/turns.rs"]
 mod turns;
 #[path = "promises/waiting.rs"]
