@@ -422,7 +422,8 @@ impl Queue {
         self.claim_at(at)
     }
 
-    /// Claims a retirement that is drained but not durable, if nothing but such is before entry `id`.
+    /// Claims a retirement that is drained but not durable, if nothing but such is before entry `id`, and
+    /// retirements that wait for such.
     pub(super) fn claim_undurable_before(&mut self, id: u64) -> Option<Claim> {
         let closing = self.entries.iter().position(|e| e.id == id)?;
         let before = &self.entries[..closing];
@@ -431,8 +432,11 @@ impl Queue {
         // Not one that has become ready meanwhile.
         let undurable =
             |e: &Entry| matches!(&e.what, What::Retired(r) if r.waits_for_log_alone(durable));
-        let in_the_way = |e: &&Entry| e.keeps_waiting(what);
-        if !before.iter().filter(in_the_way).all(undurable) {
+        let queued =
+            |e: &Entry| matches!(&e.what, What::Retired(r) if r.state == BreakState::Queued);
+        // One that is queued waits for one before it, and the first of all is not queued.
+        let stuck = |e: &Entry| undurable(e) || queued(e);
+        if !before.iter().filter(|e| e.keeps_waiting(what)).all(stuck) {
             return None;
         }
         let at = before.iter().position(undurable)?;
