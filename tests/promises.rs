@@ -18,6 +18,7 @@
 //! | `promises/recall.rs` | recall, and leases that are given back, in part or as a whole |
 //! | `promises/tokens.rs` | tokens, and numbers that are none |
 //! | `promises/extend.rs` | extensions, and holders who break what they hold |
+//! | `promises/retire.rs` | retirement: who runs it, when, and what becomes of a failure |
 //! | `promises/several.rs` | breaks of several ranges, and of several guards |
 //! | `promises/corners.rs` | the rules for the corners: engines that fail, closing, types |
 //! | `promises/found.rs` | what the search for holes in the promises has found |
@@ -43,6 +44,8 @@ mod proof;
 mod ranges;
 #[path = "promises/recall.rs"]
 mod recall;
+#[path = "promises/retire.rs"]
+mod retire;
 #[path = "promises/several.rs"]
 mod several;
 mod support;
