@@ -36,11 +36,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::demo::Demo;
+use crate::demo::{Demo, Doomed};
 use crate::report::{bytes, chain, findings, key, parse_bytes};
 use crate::store::compact::Effort;
 use crate::store::error::StoreError;
 use crate::store::media::{FileMedia, Media, PmemMedia, VolatileMedia};
+use crate::store::transfer::{Device, Transfers};
 use crate::store::{Access, Store};
 
 /// The pool file of every command but `demo`, unless `--pool` names another.
@@ -133,12 +134,52 @@ enum Command {
         #[arg(long)]
         fit: bool,
     },
+    /// Write the value of a key to a file, by a device that reads the pool's pages themselves
+    Export {
+        /// The key, as it was put
+        key: OsString,
+        /// Made, or overwritten
+        file: PathBuf,
+        /// What moves the bytes
+        #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
+        device: DeviceKind,
+    },
+    /// Set the value of a key to what a file holds, by a device that writes the pool's pages themselves
+    Import {
+        /// Read with O_DIRECT, where its file system lets one
+        file: PathBuf,
+        /// 1 to 1024 bytes
+        key: OsString,
+        /// What moves the bytes
+        #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
+        device: DeviceKind,
+    },
     /// Show the numbers of a pool
     Stat,
     /// Verify every record of a pool, without changing a byte; say what is wrong and where
     Check,
     /// Load real files, then read, overwrite, delete, compact and verify, all at the same time
     Demo(DemoArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DeviceKind {
+    /// io_uring, or else `threads`; which, is said
+    Auto,
+    /// io_uring, or an error
+    Uring,
+    /// pwrite and pread
+    Threads,
+}
+
+impl From<DeviceKind> for Device {
+    fn from(kind: DeviceKind) -> Device {
+        match kind {
+            DeviceKind::Auto => Device::Any,
+            DeviceKind::Uring => Device::Uring,
+            DeviceKind::Threads => Device::Thread,
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]
@@ -155,6 +196,18 @@ struct DemoArgs {
     /// Threads that overwrite, delete and put again
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     writers: u64,
+    /// What exports and imports
+    #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
+    device: DeviceKind,
+    /// Where the exported files go [default: a temporary folder next to the pool]
+    #[arg(long)]
+    exports: Option<PathBuf>,
+    /// The same without the protection: breaks find nobody to wait for. Counts what comes out wrong
+    #[arg(long)]
+    without_lease: bool,
+    /// What `--without-lease` runs: a process that may die of it
+    #[arg(long, hide = true)]
+    doomed: Option<Doomed>,
 }
 
 /// What `main` ends with.
@@ -193,13 +246,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
         alone.expect("`demo` is a command")
     });
     if let Command::Demo(args) = command {
+        if args.without_lease {
+            return demo::without_lease(cli.pool.as_deref(), cli.media, &args);
+        }
         let demo = Demo {
             pool: cli.pool,
             media: cli.media,
-            dir: args.dir,
-            seconds: args.seconds,
-            readers: args.readers as usize,
-            writers: args.writers as usize,
+            args,
         };
         return demo.run();
     }
@@ -286,6 +339,28 @@ fn run(cli: Cli) -> Result<(), Failure> {
             )
             .as_bytes())?;
         }
+        Command::Export {
+            key: name,
+            file,
+            device,
+        } => {
+            let store = open(Access::Read)?;
+            let mut transfers = Transfers::new(&store, device.into())?;
+            if !transfers.export(0, name.as_encoded_bytes(), &file)? {
+                return no_such_key(&name);
+            }
+            told("exported", &name, &mut transfers)?;
+        }
+        Command::Import {
+            file,
+            key: name,
+            device,
+        } => {
+            let store = open(Access::Write)?;
+            let mut transfers = Transfers::new(&store, device.into())?;
+            transfers.import(0, &file, name.as_encoded_bytes())?;
+            told("imported", &name, &mut transfers)?;
+        }
         Command::Stat => {
             let table = report::stat(&open(Access::Read)?.stat()?);
             out(table.to_string().as_bytes())?;
@@ -313,6 +388,15 @@ fn run(cli: Cli) -> Result<(), Failure> {
             }
         }
         Command::Demo(_) => unreachable!("it was run above"),
+    }
+    Ok(())
+}
+
+/// Waits for the one transfer that is under way, and says how it was done.
+fn told(what: &str, name: &OsString, transfers: &mut Transfers<'_>) -> Result<(), Failure> {
+    if let Some(done) = transfers.next()? {
+        let (len, name) = (done.outcome?, key(name.as_encoded_bytes()));
+        eprintln!("{what} {name} ({len} bytes), {}", transfers.device());
     }
     Ok(())
 }

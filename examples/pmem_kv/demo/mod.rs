@@ -6,16 +6,23 @@
 //! no break had to wait, or nothing was cut off is a failure.
 
 mod corpus;
+mod exports;
 mod run;
 
 use std::collections::BTreeMap;
 use std::env;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use rustix::process::Signal;
+use tempfile::TempDir;
 
 use self::corpus::Corpus;
 use self::run::Run;
@@ -24,9 +31,10 @@ use crate::store::compact::Effort;
 use crate::store::error::StoreError;
 use crate::store::format::PAGE;
 use crate::store::media::Media;
+use crate::store::transfer::{Device, Transfers};
 use crate::store::waits::WaitSummary;
 use crate::store::{Access, Breaks, Stat, Store};
-use crate::{Failure, Kind};
+use crate::{DemoArgs, Failure, Kind, at};
 
 /// How much longer than it was asked to it runs at most, on a slow machine, to prove something.
 const MORE: Duration = Duration::from_secs(30);
@@ -35,29 +43,27 @@ const MORE: Duration = Duration::from_secs(30);
 pub(crate) struct Demo {
     pub(crate) pool: Option<PathBuf>,
     pub(crate) media: Kind,
-    pub(crate) dir: Option<PathBuf>,
-    pub(crate) seconds: u64,
-    pub(crate) readers: usize,
-    pub(crate) writers: usize,
+    pub(crate) args: DemoArgs,
 }
 
 impl Demo {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let io = |what: &str| {
-            let what = what.to_owned();
-            |e| Failure::Io(what, e)
-        };
-        let dir = self.dir.clone().unwrap_or_else(default_dir);
-        let corpus = Corpus::read(&dir).map_err(io(&dir.display().to_string()))?;
-        // Dropped at the end, and with it the folder and a pool in it.
-        let temporary = tempfile::tempdir().map_err(io("a temporary folder"))?;
+        let dir = self.args.dir.clone().unwrap_or_else(default_dir);
+        let corpus = Corpus::read(&dir).map_err(at(&dir))?;
+        // Dropped at the end, and with it the folder, a pool in it, and what was exported.
+        let temporary = temporary(self.pool.as_deref())?;
         let path = match &self.pool {
             Some(path) => path.clone(),
             None => temporary.path().join("demo.pool"),
         };
+        let exports = self.args.exports.as_deref().unwrap_or(temporary.path());
         let capacity = (corpus.logical() * 4).max(256 << 20);
         let store = Store::create(&path, capacity, self.media.media()?)?;
         println!("pool   {}, media: {}", path.display(), store.stat()?.media);
+        println!(
+            "device {}",
+            Transfers::new(&store, self.args.device.into())?.device()
+        );
         println!(
             "files  {} from {}, {}; as {} keys, {}",
             corpus.files,
@@ -68,11 +74,17 @@ impl Demo {
         );
 
         load(&store, &corpus)?;
+        if let Some(doomed) = self.args.doomed {
+            // SAFETY: none, and that is the point: `without_lease`, below, runs this in a process of its
+            // own, and believes nothing of it but its end and what it has counted. Every value is
+            // dropped before the store: the threads of the run end before it does.
+            unsafe { store.without_lease(doomed == Doomed::Cut) };
+        }
         let loaded = store.stat()?;
-        let run = Run::new(&store, &corpus);
+        let run = Run::new(&store, &corpus, self.args.doomed.is_none());
         let before = store.breaks();
         let start = Instant::now();
-        self.threads(&run, start);
+        self.threads(&run, start, exports);
         let took = start.elapsed();
         let breaks = store.breaks().since(&before);
         let mut unproved = run.unproved(&breaks);
@@ -84,17 +96,29 @@ impl Demo {
             keys,
             counts,
             faults,
+            imports,
             ..
         } = run;
         let mut faults = faults.into_inner();
+        let wrong = faults.len();
         store.close();
 
-        let checked = verify_reopened(&path, self.media.media()?, &corpus, &keys, &mut faults)?;
+        let mut expected = imports.into_inner();
+        for (key, progress) in keys.iter().enumerate() {
+            let generation = progress.acked();
+            if !Corpus::is_deletion(key, generation) {
+                expected.insert(corpus.key(key).to_owned(), (key, generation));
+            }
+        }
+        let checked = verify_reopened(&path, self.media.media()?, &corpus, &expected, &mut faults)?;
         print!(
             "{}",
             table(took, &counts, &breaks, [&loaded, &after], checked)
         );
 
+        if self.args.doomed.is_some() {
+            faults.truncate(3);
+        }
         for fault in &faults {
             println!("WRONG: {fault}");
         }
@@ -104,41 +128,134 @@ impl Demo {
         for what in &unproved {
             println!("NOTHING PROVED: there were no {what}");
         }
+        if self.args.doomed.is_some() {
+            println!("without breaks: {}", counts.wrong());
+            return if wrong > 0 {
+                Ok(())
+            } else {
+                Err(Failure::Exit(1))
+            };
+        }
         if !faults.is_empty() || !unproved.is_empty() {
             return Err(Failure::Exit(1));
         }
-        println!("every byte was right");
+        println!("every byte was right: {}", counts.wrong());
         Ok(())
     }
 
-    fn threads(&self, run: &Run<'_>, start: Instant) {
-        let bar = bar(self.seconds * 10, "{bar:40} {elapsed} {msg}");
+    fn threads(&self, run: &Run<'_>, start: Instant, exports: &Path) {
+        let args = &self.args;
+        let bar = bar(args.seconds * 10, "{bar:40} {elapsed} {msg}");
         thread::scope(|scope| {
-            for i in 0..self.readers {
-                scope.spawn(move || run.thread(|run| run.reader(i as u64)));
+            for i in 0..args.readers {
+                scope.spawn(move || run.thread(|run| run.reader(i)));
             }
-            for i in 0..self.writers {
+            let writers = args.writers as usize;
+            for i in 0..writers {
                 let seed = 1000 + i as u64;
-                scope.spawn(move || run.thread(|run| run.writer(i, self.writers, seed)));
+                scope.spawn(move || run.thread(|run| run.writer(i, writers, seed)));
+            }
+            let device = Device::from(args.device);
+            let ring = Transfers::new(run.store, device).is_ok_and(|t| t.is_async());
+            for i in 0..if ring { 1 } else { exports::THREADS } {
+                scope.spawn(move || run.thread(|run| run.exporter(i, device, exports)));
             }
             scope.spawn(move || run.thread(Run::compactor));
-            let end = start + Duration::from_secs(self.seconds);
+            let end = start + Duration::from_secs(args.seconds);
             run.until(end, MORE, || {
                 let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 bar.set_position(start.elapsed().as_millis() as u64 / 100);
                 bar.set_message(format!(
-                    "{} gets, {} verified, {} puts, {} dels, {} moves, {} wrong",
+                    "{} gets, {} verified, {} exports, {} puts, {} dels, {} moves, {} wrong",
                     get(&run.counts.gets),
                     HumanBytes(get(&run.counts.verified)),
+                    get(&run.counts.exports),
                     get(&run.counts.puts),
                     get(&run.counts.dels),
                     get(&run.counts.moved),
-                    get(&run.counts.checksum_failures) + get(&run.counts.wrong_bytes),
+                    get(&run.counts.wrong_bytes) + get(&run.counts.wrong_exports),
                 ));
             });
         });
         bar.finish_and_clear();
     }
+}
+
+/// A temporary folder on the file system of the pool: an export to memory would prove less.
+fn temporary(pool: Option<&Path>) -> Result<TempDir, Failure> {
+    let folder = match pool.and_then(Path::parent) {
+        None => tempfile::tempdir(),
+        Some(folder) if folder == Path::new("") => tempfile::tempdir_in("."),
+        Some(folder) => tempfile::tempdir_in(folder),
+    };
+    folder.map_err(at(Path::new("a temporary folder")))
+}
+
+/// What a run without the protection does with the end of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Doomed {
+    /// Cut it off: who reads behind it dies.
+    Cut,
+    /// Leave it.
+    Keep,
+}
+
+/// The demo with breaks that find nobody to wait for, in a process of its own. If that is killed by a
+/// read behind the end of the file, once more without cutting anything off, to see what else goes wrong.
+pub(crate) fn without_lease(
+    pool: Option<&Path>,
+    media: Kind,
+    args: &DemoArgs,
+) -> Result<(), Failure> {
+    let temporary = temporary(pool)?;
+    let program = env::current_exe().map_err(at(Path::new("this program")))?;
+    for doomed in [Doomed::Cut, Doomed::Keep] {
+        let mut child = Command::new(&program);
+        let name = |value: Option<PossibleValue>| {
+            value.map_or_else(String::new, |v| v.get_name().to_owned())
+        };
+        child
+            .arg("demo")
+            .args(["--media", &name(media.to_possible_value())]);
+        child.args(["--doomed", &name(doomed.to_possible_value())]);
+        child.args(["--device", &name(args.device.to_possible_value())]);
+        child
+            .arg("--pool")
+            .arg(temporary.path().join(name(doomed.to_possible_value())));
+        for (what, count) in [
+            ("--seconds", args.seconds),
+            ("--readers", args.readers),
+            ("--writers", args.writers),
+        ] {
+            child.arg(what).arg(count.to_string());
+        }
+        for (what, path) in [("--dir", &args.dir), ("--exports", &args.exports)] {
+            if let Some(path) = path {
+                child.arg(what).arg(path);
+            }
+        }
+        let start = Instant::now();
+        let status = child.status().map_err(at(&program))?;
+        if status.success() {
+            return Ok(());
+        }
+        let after = duration(start.elapsed());
+        match (status.signal(), doomed) {
+            (Some(signal), Doomed::Cut) if signal == Signal::BUS.as_raw() => println!(
+                "without breaks: killed by SIGBUS after {after}: pages were cut off the file while they \
+                 were read. Once more, without cutting anything off:"
+            ),
+            (Some(signal), _) => {
+                println!("without breaks: killed by signal {signal} after {after}");
+                return Err(Failure::Exit(1));
+            }
+            (None, _) => {
+                println!("without breaks nothing went wrong this time: run it for longer");
+                return Err(Failure::Exit(1));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The checkout that this was built from, if it is still there.
@@ -187,21 +304,14 @@ fn verify_reopened(
     path: &Path,
     media: Option<Box<dyn Media>>,
     corpus: &Corpus,
-    keys: &[run::Progress],
+    expected: &BTreeMap<String, (usize, u64)>,
     faults: &mut Vec<String>,
 ) -> Result<u64, Failure> {
     let store = Store::open(path, Access::Read, media)?;
     faults.extend(findings(&store).into_iter().map(|f| format!("check: {f}")));
-    let mut expected: BTreeMap<&[u8], (usize, u64)> = BTreeMap::new();
-    for (key, progress) in keys.iter().enumerate() {
-        let generation = progress.acked();
-        if !Corpus::is_deletion(key, generation) {
-            expected.insert(corpus.key(key).as_bytes(), (key, generation));
-        }
-    }
     let found = store.scan(b"");
     let names = found.iter().map(|(name, _)| &**name);
-    if !names.eq(expected.keys().copied()) {
+    if !names.eq(expected.keys().map(String::as_bytes)) {
         faults.push(format!(
             "after reopening there are {} keys, expected {}, or other ones",
             found.len(),
@@ -210,14 +320,14 @@ fn verify_reopened(
     }
     let mut verified = 0;
     for (name, (key, generation)) in expected {
-        match store.get(name)?.map(|value| corpus.verify(key, &value)) {
-            Some(Ok(found)) if found == generation => verified += 1,
+        let value = store.get(name.as_bytes())?;
+        match value.map(|value| corpus.verify(*key, &value)) {
+            Some(Ok(found)) if found == *generation => verified += 1,
             Some(Ok(found)) => faults.push(format!(
-                "after reopening {} is of generation {found}, expected {generation}",
-                corpus.key(key)
+                "after reopening {name} is of generation {found}, expected {generation}"
             )),
-            Some(Err(wrong)) => faults.push(format!("after reopening {wrong}")),
-            None => faults.push(format!("after reopening {} is gone", corpus.key(key))),
+            Some(Err(wrong)) => faults.push(format!("after reopening {name}: {wrong}")),
+            None => faults.push(format!("after reopening {name} is gone")),
         }
     }
     store.close();
@@ -247,6 +357,8 @@ fn table(
         ("scan", &counts.scans, None),
         ("put", &counts.puts, Some(&counts.written)),
         ("del", &counts.dels, None),
+        ("export", &counts.exports, Some(&counts.exported)),
+        ("import", &counts.imports, Some(&counts.imported)),
         ("compact", &counts.compactions, None),
         ("  records moved", &counts.moved, Some(&counts.moved_bytes)),
     ] {
@@ -262,8 +374,13 @@ fn table(
         [&"-", &bytes(get(&counts.cut) * PAGE)],
     );
 
+    table.row(
+        "  left, being read, at most",
+        [&"-", &bytes(get(&counts.pinned) * PAGE)],
+    );
+
     table.head("breaks");
-    table.row("", [&"breaks", &"waited", &"wait p50", &"p99", &"max"]);
+    table.row("", [&"breaks", &"not at once", &"p50", &"p99", &"max"]);
     let all: [(&str, WaitSummary); 3] = [
         ("of old records, retired", breaks.frees),
         ("of new pages to write", breaks.claims),
@@ -302,6 +419,8 @@ fn table(
     table.head("wrong");
     table.row("checksum failures", [&get(&counts.checksum_failures)]);
     table.row("wrong or stale bytes", [&get(&counts.wrong_bytes)]);
+    table.row("wrong exports", [&get(&counts.wrong_exports)]);
+    table.row("wrong imports", [&get(&counts.wrong_imports)]);
     table.row("values right after reopening", [&verified]);
     table
 }

@@ -1,6 +1,6 @@
 //! The threads of the demo: readers, writers, a compactor, all on one store.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// Begun at most so far: a reader may see it.
-    begun: AtomicU64,
+    pub(super) begun: AtomicU64,
     /// Acknowledged: a reader that starts now sees nothing older.
     acked: AtomicU64,
 }
@@ -52,12 +52,33 @@ pub(crate) struct Counts {
     pub(crate) moved: AtomicU64,
     pub(crate) moved_bytes: AtomicU64,
     pub(crate) cut: AtomicU64,
+    pub(crate) exports: AtomicU64,
+    pub(crate) exported: AtomicU64,
+    pub(crate) imports: AtomicU64,
+    pub(crate) imported: AtomicU64,
+    pub(crate) pinned: AtomicU64,
+    pub(crate) wrong_exports: AtomicU64,
+    pub(crate) wrong_imports: AtomicU64,
     pub(crate) checksum_failures: AtomicU64,
     pub(crate) wrong_bytes: AtomicU64,
     pub(crate) peak: AtomicU64,
 }
 
-fn add(counter: &AtomicU64, n: u64) {
+impl Counts {
+    /// What has come out wrong, of how much.
+    pub(crate) fn wrong(&self) -> String {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        format!(
+            "{} of {} reads and {} of {} exports came out wrong",
+            get(&self.wrong_bytes),
+            2 * (get(&self.gets) - get(&self.misses)),
+            get(&self.wrong_exports),
+            get(&self.exports)
+        )
+    }
+}
+
+pub(super) fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
 }
 
@@ -68,6 +89,10 @@ pub(crate) struct Run<'a> {
     pub(crate) corpus: &'a Corpus,
     pub(crate) keys: Vec<Progress>,
     pub(crate) counts: Counts,
+    /// What the exporters have put in again: the key and the generation that each name holds.
+    pub(crate) imports: Mutex<BTreeMap<String, (usize, u64)>>,
+    /// Whether breaks are in force: then nothing may be wrong, and some of everything must have been.
+    pub(crate) protected: bool,
     /// What went wrong, the first few of it.
     pub(crate) faults: Mutex<Vec<String>>,
     stop: AtomicBool,
@@ -78,12 +103,14 @@ pub(crate) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(store: &'a Store, corpus: &'a Corpus) -> Run<'a> {
+    pub(crate) fn new(store: &'a Store, corpus: &'a Corpus, protected: bool) -> Run<'a> {
         Run {
             store,
             corpus,
             keys: (0..corpus.len()).map(|_| Progress::default()).collect(),
             counts: Counts::default(),
+            imports: Mutex::default(),
+            protected,
             faults: Mutex::default(),
             stop: AtomicBool::new(false),
             changes: Mutex::default(),
@@ -113,7 +140,7 @@ impl<'a> Run<'a> {
     /// What there has been none of: a run without it proves nothing.
     pub(crate) fn unproved(&self, breaks: &Breaks) -> Vec<&'static str> {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let all = [
+        let always = [
             (
                 "values read",
                 get(&self.counts.gets) - get(&self.counts.misses),
@@ -121,13 +148,20 @@ impl<'a> Run<'a> {
             ("overwrites", get(&self.counts.puts)),
             ("deletions", get(&self.counts.dels)),
             ("moves", get(&self.counts.moved)),
-            ("breaks", breaks.frees.breaks),
-            ("breaks that had to wait", breaks.frees.waited),
+            ("exports", get(&self.counts.exports)),
+            ("imports", get(&self.counts.imports)),
+        ];
+        let protected = [
+            ("old pages that were still read", get(&self.counts.pinned)),
             ("truncations", breaks.truncations.breaks),
             ("pages cut off", get(&self.counts.cut)),
         ];
-        let none = all.into_iter().filter(|(_, count)| *count == 0);
-        none.map(|(what, _)| what).collect()
+        let all = always
+            .into_iter()
+            .chain(protected.into_iter().filter(|_| self.protected));
+        all.filter(|(_, count)| *count == 0)
+            .map(|(what, _)| what)
+            .collect()
     }
 
     fn end(&self) {
@@ -138,7 +172,7 @@ impl<'a> Run<'a> {
         self.ended.notify_all();
     }
 
-    fn stopped(&self) -> bool {
+    pub(super) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
@@ -187,7 +221,7 @@ impl<'a> Run<'a> {
     }
 
     /// Three of four times one of the hot sixteenth of the keys, so that readers and writers meet.
-    fn pick(&self, rng: &mut SmallRng) -> usize {
+    pub(super) fn pick(&self, rng: &mut SmallRng) -> usize {
         let any = rng.random_range(0..self.keys.len());
         if rng.random_range(0..4) == 0 {
             any
@@ -312,6 +346,7 @@ impl<'a> Run<'a> {
             add(&self.counts.moved, done.moved);
             add(&self.counts.moved_bytes, done.bytes);
             add(&self.counts.cut, done.cut);
+            self.counts.pinned.fetch_max(done.pinned, Ordering::Relaxed);
             add(&self.counts.checksum_failures, done.skipped);
             if self.stopped() {
                 return Ok(());

@@ -29,15 +29,19 @@
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use std::arch::asm;
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::{Deref, DerefMut, Range};
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::slice;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use layout_lease::{Drained, LayoutGuard, PagePin, PageRange, TryPinError};
+use io_uring::{IoUring, Probe, opcode, types};
+use layout_lease::{Drained, LayoutGuard, PagePin, PageRange, PinToken, TryPinError};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate, fstat, ftruncate};
 use rustix::io::{Errno, retry_on_intr};
@@ -92,6 +96,15 @@ impl Drop for Mapping {
 pub(crate) struct Mapped<E> {
     mapping: Mapping,
     engine: E,
+    unprotected: OnceLock<Unprotected>,
+}
+
+/// What [`Mapped::without_lease`] leaves of the protection.
+#[derive(Debug)]
+struct Unprotected {
+    /// Where readers pin instead: no break ever looks there.
+    elsewhere: LayoutGuard<()>,
+    shrinks: bool,
 }
 
 /// What the file is asked to be when it is mapped.
@@ -122,7 +135,7 @@ impl<E> Mapped<E> {
     ) -> io::Result<Mapped<E>> {
         let pages = (file.metadata()?.len() / PAGE).min(shape.capacity);
         if pages < shape.floor {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(ErrorKind::UnexpectedEof.into());
         }
         let len = usize::try_from(shape.capacity * PAGE).map_err(io::Error::other)?;
         let mut prot = ProtFlags::READ;
@@ -149,7 +162,30 @@ impl<E> Mapped<E> {
             reserves: AtomicBool::new(true),
         };
         let engine = engine(pages);
-        Ok(Mapped { mapping, engine })
+        Ok(Mapped {
+            mapping,
+            engine,
+            unprotected: OnceLock::new(),
+        })
+    }
+
+    /// From now on breaks find nobody to wait for: readers pin the same pages of another guard. So the
+    /// same code does the same things, and what it frees may be being read.
+    ///
+    /// Unless it still `shrinks`, the file is not cut off any more: reading behind its end is a SIGBUS.
+    ///
+    /// # Safety
+    ///
+    /// None. Whoever holds a [`Pinned`] sees its bytes change, which no `&[u8]` may, so anything may
+    /// follow. Call it in a process whose end is expected, and drop every `Pinned` before the guard.
+    pub(crate) unsafe fn without_lease(&self, shrinks: bool) {
+        let elsewhere = LayoutGuard::default();
+        let _ = self.unprotected.set(Unprotected { elsewhere, shrinks });
+    }
+
+    /// Whether the file may be cut off.
+    pub(crate) fn shrinks(&self) -> bool {
+        self.unprotected.get().is_none_or(|u| u.shrinks)
     }
 
     pub(crate) fn engine(&self) -> &E {
@@ -185,8 +221,12 @@ impl<E> Mapped<E> {
     /// Pins `pages` and lends their bytes. Never waits.
     #[track_caller]
     pub(crate) fn pin(guard: &LayoutGuard<Self>, pages: PageRange) -> Result<Pinned, NotPinned> {
-        let pin = guard.try_pin(pages).map_err(NotPinned::Refused)?;
         let map = guard.map();
+        let pin = match map.unprotected.get() {
+            None => guard.try_pin(pages),
+            Some(unprotected) => unprotected.elsewhere.try_pin(pages),
+        };
+        let pin = pin.map_err(NotPinned::Refused)?;
         // Asked after pinning: from here on nobody can cut these pages off.
         if !map.has(pages) {
             return Err(NotPinned::Outside);
@@ -195,6 +235,7 @@ impl<E> Mapped<E> {
         let base = unsafe { map.mapping.base.add((pages.start() * PAGE) as usize) };
         // INVARIANT of Pinned: `pin` is of the guard that owns the mapping that `base` points into
         // (it came from `guard`, and `map` is that guard's), and covers the `len` bytes from there.
+        // (Or `without_lease` was called, which is for its caller to answer for.)
         let len = (pages.len() * PAGE) as usize;
         Ok(Pinned { base, len, pin })
     }
@@ -241,7 +282,7 @@ impl<E> Mapped<E> {
         let now = self.mapping.pages.load(Ordering::Relaxed);
         self.evidence(behind, proof)?;
         if pages < self.mapping.floor || now < pages {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Err(ErrorKind::InvalidInput.into());
         }
         // INVARIANT: the length that is promised goes down before the file's does.
         self.mapping.pages.store(pages, Ordering::Release);
@@ -256,14 +297,14 @@ impl<E> Mapped<E> {
     fn may_change(&self, pages: PageRange, proof: &Drained<'_, Self>) -> io::Result<()> {
         self.evidence(pages, proof)?;
         if !self.has(pages) {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Err(ErrorKind::InvalidInput.into());
         }
         Ok(())
     }
 
     fn evidence(&self, pages: PageRange, proof: &Drained<'_, Self>) -> io::Result<()> {
         if !self.mapping.writable {
-            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+            return Err(ErrorKind::ReadOnlyFilesystem.into());
         }
         if !proof.is_of(self) || !proof.covers(pages) {
             return Err(io::Error::other(format!(
@@ -279,7 +320,7 @@ impl<E> Mapped<E> {
     pub(crate) fn grow(&self, pages: u64) -> io::Result<()> {
         let _resizing = self.mapping.resizing.lock();
         if pages > self.mapping.reserved || !self.mapping.writable {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Err(ErrorKind::InvalidInput.into());
         }
         if self.mapping.pages.load(Ordering::Relaxed) < pages {
             retry_on_intr(|| ftruncate(&self.mapping.file, pages * PAGE))?;
@@ -321,7 +362,7 @@ impl<E> Mapped<E> {
     /// same thread.
     pub(crate) fn flush(&self, bytes: Range<u64>) -> io::Result<()> {
         if bytes.start >= bytes.end || bytes.end > self.mapping.reserved * PAGE {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Err(ErrorKind::InvalidInput.into());
         }
         let mapping = &self.mapping;
         mapping.media.flush(&Dirty { mapping, bytes })
@@ -343,7 +384,7 @@ impl<E> Mapped<E> {
     pub(crate) fn store(&self, slot: u64, entry: u64) -> io::Result<()> {
         match self.word(slot) {
             Some(word) if self.mapping.writable => word.store(entry.to_le(), Ordering::Release),
-            _ => return Err(io::ErrorKind::InvalidInput.into()),
+            _ => return Err(ErrorKind::InvalidInput.into()),
         }
         let (at, bytes) = (entry_bytes(slot).start, &entry.to_le_bytes());
         self.mapping.media.saw(Event::Store { at, bytes });
@@ -554,5 +595,175 @@ impl Deref for Pinned {
         //   while the pin lives. By I7 everything written under an earlier proof is visible.
         // So they are initialised and immutable for as long as `self` is borrowed.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+// ----------------------------------------------------------------------------------------- ring
+
+/// An io_uring between the mapping and files: the device works on the mapped bytes themselves.
+///
+/// What a device reads is pinned, and the pin travels with the operation: its token is the operation's
+/// `user_data`. What a device writes is covered by a proof, which stays here until it has finished.
+pub(crate) struct Ring<'g, E> {
+    uring: IoUring,
+    /// By `user_data`: a token, or a number below 2^32, which no token has.
+    flights: HashMap<u64, Flight<'g, E>>,
+    incoming: u64,
+    /// Of the superblock's page, which is never broken. It keeps the mapping from going (I9), even if
+    /// this is leaked while a device writes to it.
+    alive: Option<PagePin>,
+}
+
+/// An operation under way.
+struct Flight<'g, E> {
+    file: File,
+    bytes: Bytes<'g, E>,
+}
+
+enum Bytes<'g, E> {
+    /// To a file. The pin is in the token.
+    Out { base: NonNull<u8>, len: usize },
+    /// From a file.
+    In(Filling<'g, E>),
+}
+
+/// An operation that has ended, and what it was about.
+#[derive(Debug)]
+pub(crate) struct Landed<'g, E> {
+    pub(crate) id: u64,
+    pub(crate) bytes: io::Result<usize>,
+    pub(crate) file: File,
+    pub(crate) lent: Lent<'g, E>,
+}
+
+/// What a device has worked on.
+#[derive(Debug)]
+pub(crate) enum Lent<'g, E> {
+    Out(Pinned),
+    In(Filling<'g, E>),
+}
+
+impl<E> fmt::Debug for Ring<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ring({} in flight)", self.flights.len())
+    }
+}
+
+impl<'g, E> Ring<'g, E> {
+    /// Refused where io_uring is not allowed, or too old.
+    pub(crate) fn new(guard: &'g LayoutGuard<Mapped<E>>, entries: u32) -> io::Result<Ring<'g, E>> {
+        let uring = IoUring::new(entries)?;
+        let mut probe = Probe::new();
+        uring.submitter().register_probe(&mut probe)?;
+        let codes = [opcode::Read::CODE, opcode::Write::CODE];
+        if !codes.into_iter().all(|code| probe.is_supported(code)) {
+            return Err(ErrorKind::Unsupported.into());
+        }
+        Ok(Ring {
+            uring,
+            flights: HashMap::new(),
+            incoming: 0,
+            alive: Some(guard.try_pin(0..1).map_err(io::Error::other)?),
+        })
+    }
+
+    /// Begins to transfer `part` of what is lent, to or from the same place in the file. Its number.
+    pub(crate) fn start(
+        &mut self,
+        lent: Lent<'g, E>,
+        part: Range<usize>,
+        file: File,
+    ) -> io::Result<u64> {
+        let fd = types::Fd(file.as_raw_fd());
+        let len = match &lent {
+            Lent::Out(pinned) => pinned.len(),
+            Lent::In(filling) => filling.len(),
+        };
+        let size = u32::try_from(part.len()).map_err(io::Error::other)?;
+        if part.is_empty() || part.end > len {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let (id, entry, bytes) = match lent {
+            Lent::Out(Pinned { base, len, pin }) => {
+                let at = base.as_ptr().wrapping_add(part.start);
+                let write = opcode::Write::new(fd, at, size).offset(part.start as u64);
+                let id = pin.into_token().to_u64();
+                (id, write.build(), Bytes::Out { base, len })
+            }
+            Lent::In(filling) => {
+                let at = filling.base.as_ptr().wrapping_add(part.start);
+                let read = opcode::Read::new(fd, at, size).offset(part.start as u64);
+                self.incoming = (self.incoming + 1) & u64::from(u32::MAX);
+                (self.incoming, read.build(), Bytes::In(filling))
+            }
+        };
+        self.flights.insert(id, Flight { file, bytes });
+        let entry = entry.user_data(id);
+        // SAFETY: until the operation has completed, and `land` has seen that,
+        // - the file stays open: it is in `flights`;
+        // - the mapping stays: `alive` keeps it;
+        // - nobody touches what is written to: its proof is in `flights`; should that be leaked with the
+        //   ring, the pages stay closed for ever;
+        // - what is read is pinned by the token. (Whoever redeems a token that is not theirs has the
+        //   device read other bytes; that harms nothing in this process.)
+        if unsafe { self.uring.submission().push(&entry) }.is_err() {
+            let _ = self.flight(id);
+            return Err(io::Error::other("too many operations at a time"));
+        }
+        // What the kernel does not take now it takes when it is waited for.
+        let _ = self.uring.submit();
+        Ok(id)
+    }
+
+    /// Takes an operation that is not under way any more off the list.
+    fn flight(&mut self, id: u64) -> Option<(File, Lent<'g, E>)> {
+        let Flight { file, bytes } = self.flights.remove(&id)?;
+        let lent = match bytes {
+            Bytes::In(filling) => Lent::In(filling),
+            Bytes::Out { base, len } => {
+                // INVARIANT of Pinned: it is the pin that the token was made of.
+                let pin = PinToken::from_u64(id).and_then(PinToken::redeem)?;
+                Lent::Out(Pinned { base, len, pin })
+            }
+        };
+        Some((file, lent))
+    }
+
+    /// Waits for one operation; `None` if there is none.
+    pub(crate) fn land(&mut self) -> io::Result<Option<Landed<'g, E>>> {
+        while !self.flights.is_empty() {
+            let Some(done) = self.uring.completion().next() else {
+                match self.uring.submit_and_wait(1) {
+                    Err(e) if e.kind() != ErrorKind::Interrupted => return Err(e),
+                    _ => continue,
+                }
+            };
+            let id = done.user_data();
+            let Some((file, lent)) = self.flight(id) else {
+                continue;
+            };
+            let bytes = match done.result() {
+                n if n < 0 => Err(io::Error::from_raw_os_error(-n)),
+                n => Ok(n as usize),
+            };
+            return Ok(Some(Landed {
+                id,
+                bytes,
+                file,
+                lent,
+            }));
+        }
+        Ok(None)
+    }
+}
+
+impl<E> Drop for Ring<'_, E> {
+    fn drop(&mut self) {
+        // What cannot be waited for is left as it is, for ever: pinned, closed, mapped.
+        while let Ok(Some(_)) = self.land() {}
+        if !self.flights.is_empty() {
+            std::mem::forget(std::mem::take(&mut self.flights));
+            std::mem::forget(self.alive.take());
+        }
     }
 }

@@ -20,6 +20,7 @@
 //! | [`index`] | key to place, in memory |
 //! | [`write`](self::write) | a record's way to the media |
 //! | [`retired`] | pages that nobody names any more, and some may still read |
+//! | [`transfer`] | `export` and `import`: a device reads and writes values in place |
 //! | [`waits`] | breaking, and what it cost |
 //! | [`check`] | the walk that recovers and verifies |
 //! | [`compact`] | moves records to the front, cuts the file off |
@@ -41,6 +42,7 @@ pub(crate) mod open;
 pub(crate) mod retired;
 pub(crate) mod slots;
 pub(crate) mod space;
+pub(crate) mod transfer;
 pub(crate) mod waits;
 pub(crate) mod write;
 
@@ -281,6 +283,16 @@ impl Store {
     /// What else was odd when the pool was opened.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// Makes every break find nobody to wait for, to show what that leads to.
+    ///
+    /// # Safety
+    ///
+    /// See [`Mapped::without_lease`](mapping::Mapped::without_lease): there is none.
+    pub(crate) unsafe fn without_lease(&self, shrinks: bool) {
+        // SAFETY: none, as the caller was told.
+        unsafe { self.guard.map().without_lease(shrinks) };
     }
 
     /// Waits until no [`Value`] is out any more, then unmaps and unlocks the pool file.

@@ -259,7 +259,7 @@ impl Pool {
     pub(crate) fn set_tail_aside(&self) -> Option<u64> {
         let mut inner = self.engine().inner.lock();
         let at = inner.tail();
-        if at == inner.end || inner.aside.is_some() {
+        if at == inner.end || inner.aside.is_some() || !self.shrinks() {
             return None;
         }
         inner.free.remove(&at);

@@ -21,7 +21,7 @@ pub(crate) struct Fresh<'s> {
     store: &'s Store,
     extent: PageRange,
     /// Until they are flushed.
-    filling: Option<Filling<'s, Space>>,
+    pub(super) filling: Option<Filling<'s, Space>>,
     published: bool,
 }
 
