@@ -36,11 +36,17 @@
 //! | --- | --- |
 //! | [`guard`](LayoutGuard) | one per mapping; owns the block map and the record |
 //! | `pin` | [`PagePin`], [`PinPages`]: one in-flight use of a range |
-//! | `breaking` | [`BreakLayouts`]: close, wait; [`Close`]: for good |
+//! | `token` | [`PinToken`]: a pin as a number, for a completion queue to carry |
+//! | `lease` | [`LayoutLease`], [`LeasePages`]: a long-lived use of a range |
+//! | `breaking` | [`BreakLayouts`]: close, wait |
+//! | `recall` | [`Recalled`]: a lease is wanted; [`BreakLeases`]: leases alone |
+//! | `several` | [`break_layouts_of`], [`BreakMany`]: ranges of several guards in one wait |
 //! | `drained` | [`Drained`]: the evidence; its drop reopens |
 //! | `block_map` | [`BlockMap`], [`BlockOp`]: free, under the evidence |
+//! | `retire` | [`Retired`]: free later, when nobody uses it and the log is on media |
+//! | `closing` | [`Close`]: for good |
 //! | [`maps`] | block maps that ship |
-//! | `raw` | the machine: slots, barrier, gate, scan, queue, wait |
+//! | `raw` | the machine: slots and blocks of them, barrier, gate, scan, leases, queue, wait |
 //! | `holders`, `range`, `error` | the words they all use |
 //! | `sync` | the only door to atomics, locks, fences and events |
 

@@ -37,8 +37,23 @@
 //! mapping ([`gate`]) is 0 when nothing is closed. Pin ([`protocol`]): fill the slot, [`barrier`], look at
 //! the gate. Unpin: clear the slot, barrier, look at the gate. Break: close the gate, barrier, [`scan`]
 //! the slots. Whichever comes first is seen by the other, so either the break waits for the
-//! pin or the pin steps back. A ticket [`queue`] orders breaks and waiting pinners, under the mapping's
-//! own lock, which only breaks and those that meet one ever take.
+//! pin or the pin steps back. A ticket [`queue`] orders breaks and those who wait for pages ([`entry`]),
+//! under the mapping's own lock, which only breaks and those that meet one ever take, and holders of
+//! [`leases`], which are in a [`tree`].
+//!
+//! # Files, from the top
+//!
+//! | file | what |
+//! | --- | --- |
+//! | [`protocol`] | pin and unpin |
+//! | [`turns`], [`leasing`], [`retiring`], [`ending`] | break and wait; give leases back; free later; close and drop |
+//! | [`record`] | one mapping: everything below, in one place |
+//! | [`queue`], [`entry`] | tickets, and what becomes of them |
+//! | [`leases`], [`tree`], [`waits`] | long-lived holds; ranges in order; how long breaks waited |
+//! | [`scan`] | which pins overlap some pages |
+//! | [`tokens`], [`blocks`], [`slots`] | pins as numbers; who owns which slots; one pin |
+//! | [`gate`], [`adapt`], [`barrier`] | what is closed; who pays for the barrier; the barrier |
+//! | [`wait`], [`arena`] | futures and blocking calls; a table that never moves |
 
 pub(crate) mod adapt;
 pub(crate) mod arena;
