@@ -122,7 +122,11 @@ impl fmt::Display for Holder {
             write!(f, " by {thread:?}")?;
         }
         if let Some(age) = self.age() {
-            write!(f, ", awaited for {age:.1?}")?;
+            let what = match self.kind {
+                HolderKind::Pin => "awaited",
+                HolderKind::Lease => "held",
+            };
+            write!(f, ", {what} for {age:.1?}")?;
         }
         Ok(())
     }
