@@ -20,6 +20,7 @@
 //! | `promises/extend.rs` | extensions, and holders who break what they hold |
 //! | `promises/retire.rs` | retirement: who runs it, when, and what becomes of a failure |
 //! | `promises/several.rs` | breaks of several ranges, and of several guards |
+//! | `promises/names.rs` | who holds what: `holders`, `stats`, `Debug`; failures known from elsewhere |
 //! | `promises/corners.rs` | the rules for the corners: engines that fail, closing, types |
 //! | `promises/found.rs` | what the search for holes in the promises has found |
 #![cfg(not(lease_loom))]
@@ -38,6 +39,8 @@ mod extend;
 mod found;
 #[path = "promises/leases.rs"]
 mod leases;
+#[path = "promises/names.rs"]
+mod names;
 #[path = "promises/proof.rs"]
 mod proof;
 #[path = "promises/ranges.rs"]

@@ -268,3 +268,61 @@ impl Record {
         }
     }
 }
+
+#[cfg(all(test, not(lease_loom)))]
+mod tests {
+    use std::fmt::Debug;
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+    use std::time::Duration;
+
+    use crate::maps::ExtentMap;
+    use crate::{LayoutGuard, PageRange, break_layouts_of};
+
+    /// Whoever is asked for by a panic handler or a debugger must not wait for a lock.
+    #[test]
+    fn debug_takes_no_lock() {
+        let guard = Arc::new(LayoutGuard::new(ExtentMap::new(8)));
+        let pages = PageRange::new(0, 4).unwrap();
+        let (pin, lease) = (
+            guard.try_pin(0..1).unwrap(),
+            guard.lease(0..1).wait().unwrap(),
+        );
+        let proof = guard.try_break_layouts(10..11).unwrap();
+        let free = guard.break_leases(20..21).wait().unwrap();
+        let mut waiter = guard.pin(10..11);
+        assert!(waiter.wait_timeout(Duration::ZERO).is_none());
+        let mut leasing = guard.lease(10..11);
+        assert!(leasing.wait_timeout(Duration::ZERO).is_none());
+        let apart = PageRange::new(30, 31).unwrap();
+        let proofs = break_layouts_of(&[(&*guard, apart)]).wait().unwrap();
+        let values: [&(dyn Debug + Sync); 15] = [
+            &guard,
+            &pin,
+            &lease,
+            &lease.recalled(),
+            &proof,
+            &free,
+            &waiter,
+            &leasing,
+            &proofs,
+            &guard.break_layouts(pages),
+            &guard.break_leases(pages),
+            &break_layouts_of(&[(&*guard, pages)]),
+            &guard.punch_hole(pages),
+            &guard.retire(pages),
+            &guard.retired_ready(),
+        ];
+        let locked = guard.record().inner.lock();
+        let (done, ended) = mpsc::channel();
+        thread::scope(|s| {
+            s.spawn(move || {
+                let texts = values.map(|value| format!("{value:?}"));
+                done.send(texts.iter().all(|text| text.len() > 5)).ok();
+            });
+            let answer = ended.recv_timeout(Duration::from_secs(20));
+            drop(locked);
+            assert_eq!(answer, Ok(true), "something waits for the lock");
+        });
+    }
+}

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use layout_lease::maps::ExtentMap;
 use layout_lease::{
-    BlockOp, BreakError, BreakLayouts, Close, Drained, Holder, LayoutGuard, OpError, PagePin,
-    PageRange, PinError, PinPages, Stats, TryBreakError, TryPinError,
+    BlockOp, BreakError, BreakLayouts, BreakLeases, BreakMany, Close, Drained, DrainedMany,
+    DrainedOf, Holder, LayoutGuard, LayoutLease, LeaseFree, LeasePages, OpError, PagePin,
+    PageRange, PinError, PinPages, PinToken, Recalled, Retired, RetiredReady, Stats, TryBreakError,
+    TryPinError, break_layouts_of,
 };
 
 use crate::support::{
@@ -351,9 +353,26 @@ fn corner_asked_after_its_output_everything_panics() {
             assert!(text.contains("polled after its output"), "{name}: {text}");
         }
     }
-    let guard = Engine::idle();
+    let guard = Arc::new(Engine::idle());
     assert_used_up(guard.pin(0..1));
     assert_used_up(guard.pin(1..1));
+    assert_used_up(guard.lease(0..1));
+    assert_used_up(guard.lease(1..1));
+    assert_used_up(guard.break_leases(0..1));
+    assert_used_up(guard.break_leases(1..1));
+    assert_used_up(guard.break_all(&[]));
+    assert_used_up(break_layouts_of(&[]));
+    assert_used_up(break_layouts_of(&[(&*guard, pages(0, 1))]));
+    assert_used_up(guard.retire(1..1));
+    let mut retired = guard.retire(0..1);
+    assert_used_up(guard.retired_ready());
+    drop(retired.now());
+    assert_used_up(guard.retire(0..1));
+    let held = guard.lease(0..1).now().unwrap();
+    let breaking = guard.break_leases(0..1);
+    assert_used_up(held.recalled());
+    drop(held);
+    drop(breaking);
     assert_used_up(guard.break_layouts(0..1));
     assert_used_up(guard.break_layouts(1..1));
     assert_used_up(guard.punch_hole(0..1));
@@ -430,6 +449,12 @@ mod types {
         everywhere::<LayoutGuard<()>>();
         everywhere::<BreakLayouts<'static, ()>>();
         everywhere::<Drained<'static, ()>>();
+        everywhere::<LayoutLease>();
+        everywhere::<PinToken>();
+        everywhere::<BreakMany<'static>>();
+        everywhere::<DrainedMany<'static>>();
+        everywhere::<Recalled<'static>>();
+        everywhere::<Retired<Engine>>();
         everywhere::<TryPinError>();
         everywhere::<TryBreakError>();
         everywhere::<OpError<EngineError>>();
@@ -441,11 +466,19 @@ mod types {
         waitable::<PinPages<'static, Map>>();
         waitable::<BreakLayouts<'static, Map>>();
         waitable::<Close<'static, Map>>();
+        waitable::<LeasePages<'static, Map>>();
+        waitable::<BreakLeases<'static, Map>>();
+        waitable::<BreakMany<'static>>();
+        waitable::<Recalled<'static>>();
+        waitable::<Retired<Engine>>();
+        waitable::<RetiredReady<'static, Map>>();
         waitable::<BlockOp<'static, Engine>>();
         fn debug<T: Debug>() {}
         debug::<PagePin>();
         debug::<LayoutGuard<Map>>();
         debug::<Drained<'static, Map>>();
+        debug::<LeaseFree<'static, Map>>();
+        debug::<DrainedOf<'static, Map>>();
         fn error<T: Error + Send + Sync + 'static>() {}
         error::<TryPinError>();
         error::<PinError>();
@@ -472,12 +505,24 @@ mod types {
     has_not!(Drained<'static, ()>: Clone);
     has_not!(BreakLayouts<'static, ()>: Clone);
     has_not!(LayoutGuard<()>: Clone);
+    has_not!(LayoutLease: Clone);
+    has_not!(LeaseFree<'static, ()>: Clone);
+    has_not!(DrainedMany<'static>: Clone);
+    has_not!(DrainedOf<'static, ()>: Clone);
+    // A number must not be redeemed twice by mistake, and a forged one must not unpin.
+    has_not!(PinToken: Clone);
+    const _: () = assert!(!std::mem::needs_drop::<PinToken>());
     // Who shares a guard shares its map.
     has_not!(LayoutGuard<NotSync>: Sync);
     has_not!(BreakLayouts<'static, NotSync>: Send);
     has_not!(Drained<'static, NotSync>: Send);
     has_not!(Drained<'static, NotSync>: Sync);
     has_not!(PinPages<'static, NotSync>: Send);
+    has_not!(LeasePages<'static, NotSync>: Send);
+    has_not!(BreakLeases<'static, NotSync>: Send);
+    has_not!(LeaseFree<'static, NotSync>: Send);
+    has_not!(RetiredReady<'static, NotSync>: Send);
+    has_not!(DrainedOf<'static, NotSync>: Send);
     has_not!(Close<'static, NotSync>: Send);
 
     const _: () = assert!(size_of::<PagePin>() <= 16);

@@ -71,7 +71,8 @@ fn several_ranges_have_one_proof_and_what_is_between_them_is_open() {
 #[test]
 fn several_ranges_are_put_in_order_and_joined() {
     let guard = bare();
-    let cases: [(&[(u64, u64)], &[(u64, u64)]); 6] = [
+    type Ranges = &'static [(u64, u64)];
+    let cases: [(Ranges, Ranges); 6] = [
         (&[(5, 6)], &[(5, 6)]),
         (&[(5, 6), (5, 6)], &[(5, 6)]),
         (&[(4, 6), (0, 4)], &[(0, 6)]),
