@@ -2,12 +2,13 @@
 
 use std::env;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 /// The program, which `cargo test` has built.
@@ -239,6 +240,10 @@ fn usage_is_explained() {
         "stat",
         "check",
         "demo",
+        "export",
+        "import",
+        "bench",
+        "pmem",
         "--pool",
         "--media",
         "volatile",
@@ -254,6 +259,9 @@ fn usage_is_explained() {
         &["nonsense"],
         &["put", "k", "--capacity", "x"],
         &["demo", "--seconds", "0"],
+        &["bench", "--mix", "read=1,fly=2"],
+        &["bench", "--mix", "read=0"],
+        &["bench", "--values", "1G"],
     ] {
         kv.expect(args, b"", 2);
     }
@@ -358,4 +366,82 @@ fn without_the_lease_the_demo_sees_wrong_bytes() {
         last.starts_with("without breaks: ") && !last.contains(": 0 of "),
         "{out}"
     );
+}
+
+#[test]
+fn bench_measures_each_operation_with_each_size() {
+    let kv = Kv::new();
+    let mix = ["--mix", "read=5,overwrite=3,delete=1,export=1"];
+    let volatile = ["--media", "volatile"];
+    let args = ["bench", "--seconds", "1", "--values", "100,256K"];
+    let (out, _) = kv.expect(&[&args[..], &mix, &volatile].concat(), b"", 0);
+    for part in ["media: ", "values of 100 B", "values of 256.0 KiB", "p99.9"] {
+        assert!(out.contains(part), "{part} in\n{out}");
+    }
+    for operation in ["read", "overwrite", "delete", "export"] {
+        assert_eq!(out.matches(&format!("  {operation} ")).count(), 2, "{out}");
+    }
+    // What is not in the mix is not in the table.
+    let args = [
+        "bench",
+        "--seconds",
+        "1",
+        "--values",
+        "5000",
+        "--mix",
+        "overwrite",
+        "--json",
+    ];
+    let (out, _) = kv.expect(&args, b"", 0);
+    assert_eq!(out.lines().count(), 1, "{out}");
+    for part in [
+        "\"operation\":\"overwrite\"",
+        "\"value_bytes\":5000",
+        "\"p999_ns\":",
+    ] {
+        assert!(
+            out.starts_with('{') && out.contains(part),
+            "{part} in {out}"
+        );
+    }
+    let left = fs::read_dir(kv.folder.path()).unwrap();
+    assert_eq!(left.count(), 0, "it cleans up");
+}
+
+#[test]
+fn ctrl_c_ends_in_order_and_leaves_a_sound_pool() {
+    let kv = Kv::new();
+    fs::create_dir(kv.path("tree")).unwrap();
+    for i in 0..20_usize {
+        let text = format!("line of file {i}\n").repeat(50 * i);
+        fs::write(kv.path("tree").join(i.to_string()), text).unwrap();
+    }
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut child = Command::new(program())
+            .args([
+                "demo",
+                "--dir",
+                "tree",
+                "--seconds",
+                "600",
+                "--pool",
+                "demo.pool",
+            ])
+            .current_dir(kv.folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // The line before it loads.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with("files ")));
+        rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+        drop(lines);
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        let (out, _) = kv.expect(&["check", "--pool", "demo.pool"], b"", 0);
+        assert!(out.contains("everything is sound"), "{out}");
+        fs::remove_file(kv.path("demo.pool")).unwrap();
+        let left: Vec<_> = fs::read_dir(kv.folder.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "more than the tree: {left:?}");
+    }
 }

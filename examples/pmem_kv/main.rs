@@ -22,8 +22,9 @@
 //! # Exit status
 //!
 //! 0: done. 1: an error, or `check` or the demo found something wrong. 2: wrong usage. 3: there is no
-//! such key.
+//! such key. 130: interrupted, and ended in order.
 
+mod bench;
 mod demo;
 mod report;
 mod store;
@@ -33,13 +34,20 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag::{register, register_conditional_shutdown};
+use tempfile::TempDir;
 
+use crate::bench::Mix;
 use crate::demo::{Demo, Doomed};
 use crate::report::{bytes, chain, findings, key, parse_bytes};
 use crate::store::compact::Effort;
 use crate::store::error::StoreError;
+use crate::store::format::MAX_VALUE;
 use crate::store::media::{FileMedia, Media, PmemMedia, VolatileMedia};
 use crate::store::transfer::{Device, Transfers};
 use crate::store::{Access, Store};
@@ -68,7 +76,8 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Keys have 1 to 1024 bytes, values up to 256 MiB.
-Exit status: 0 done; 1 an error, or something wrong was found; 2 wrong usage; 3 no such key.";
+Exit status: 0 done; 1 an error, or something wrong was found; 2 wrong usage; 3 no such key;
+130 interrupted, and ended in order.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
@@ -158,6 +167,8 @@ enum Command {
     Stat,
     /// Verify every record of a pool, without changing a byte; say what is wrong and where
     Check,
+    /// Measure a new, temporary pool: how many operations a second, and how long each takes
+    Bench(BenchArgs),
     /// Load real files, then read, overwrite, delete, compact and verify, all at the same time
     Demo(DemoArgs),
 }
@@ -179,6 +190,35 @@ impl From<DeviceKind> for Device {
             DeviceKind::Uring => Device::Uring,
             DeviceKind::Threads => Device::Thread,
         }
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+struct BenchArgs {
+    /// What to do, and how often: read, overwrite, delete, export, each with a weight
+    #[arg(long, default_value = "read=80,overwrite=17,delete=2,export=1")]
+    mix: Mix,
+    /// Bytes of a value, one measurement each, or with K, M
+    #[arg(long, value_delimiter = ',', value_parser = value_bytes, default_value = "100,4K,64K,1M")]
+    values: Vec<u64>,
+    /// How many threads do it
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
+    threads: u64,
+    /// How long each measurement takes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// What exports
+    #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
+    device: DeviceKind,
+    /// One JSON object a line, instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+fn value_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        size @ 1..=MAX_VALUE => Ok(size),
+        _ => Err(format!("expected 1 to {MAX_VALUE} bytes")),
     }
 }
 
@@ -239,12 +279,45 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Whether Ctrl-C was pressed. What takes long looks now and then, and ends in order.
+fn interrupted() -> bool {
+    INTERRUPTED
+        .get()
+        .is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
+static INTERRUPTED: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// From here on the first Ctrl-C is a request. The second one ends the process; no harm in that either,
+/// since what was acknowledged is on the media, but for temporary files that stay.
+fn heed_interrupts() -> io::Result<()> {
+    let flag = INTERRUPTED.get_or_init(Arc::default);
+    for signal in [SIGINT, SIGTERM] {
+        register_conditional_shutdown(signal, 130, Arc::clone(flag))?;
+        register(signal, Arc::clone(flag))?;
+    }
+    Ok(())
+}
+
+/// A temporary folder on the file system of the pool: what is in memory alone would prove less.
+fn temporary(pool: Option<&Path>) -> Result<TempDir, Failure> {
+    let folder = match pool.and_then(Path::parent) {
+        None => tempfile::tempdir(),
+        Some(folder) if folder == Path::new("") => tempfile::tempdir_in("."),
+        Some(folder) => tempfile::tempdir_in(folder),
+    };
+    folder.map_err(at(Path::new("a temporary folder")))
+}
+
 fn run(cli: Cli) -> Result<(), Failure> {
     let media = || cli.media.media();
     let command = cli.command.unwrap_or_else(|| {
         let alone = Cli::parse_from(["pmem_kv", "demo"]).command;
         alone.expect("`demo` is a command")
     });
+    if let Command::Demo(_) | Command::Bench(_) | Command::Compact { .. } = command {
+        heed_interrupts().map_err(at(Path::new("signals")))?;
+    }
     if let Command::Demo(args) = command {
         if args.without_lease {
             return demo::without_lease(cli.pool.as_deref(), cli.media, &args);
@@ -255,6 +328,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
             args,
         };
         return demo.run();
+    }
+    if let Command::Bench(args) = command {
+        return bench::run(cli.pool.as_deref(), cli.media, &args);
     }
     let path = cli.pool.unwrap_or_else(|| POOL.into());
     let open = |access| -> Result<Store, Failure> {
@@ -326,7 +402,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let store = open(Access::Write)?;
             let effort = if fit { Effort::Fit } else { Effort::Pack };
             let before = store.stat()?;
-            let done = store.compact(effort, || true)?;
+            let done = store.compact(effort, || !interrupted())?;
             let after = store.stat()?;
             out(format!(
                 "moved {} records ({}); file {} -> {}, allocated {} -> {}\n",
@@ -338,6 +414,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 bytes(after.allocated),
             )
             .as_bytes())?;
+            if interrupted() {
+                return Err(Failure::Exit(130));
+            }
         }
         Command::Export {
             key: name,
@@ -387,7 +466,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 return Err(Failure::Exit(1));
             }
         }
-        Command::Demo(_) => unreachable!("it was run above"),
+        Command::Demo(_) | Command::Bench(_) => unreachable!("it was run above"),
     }
     Ok(())
 }

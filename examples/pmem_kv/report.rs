@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
+
 use crate::store::format::PAGE;
 use crate::store::{Stat, Store};
 
@@ -138,4 +140,11 @@ pub(crate) fn findings(store: &Store) -> Vec<String> {
     notes
         .chain(store.problems().iter().map(ToString::to_string))
         .collect()
+}
+
+/// A progress bar; hidden where standard error is no terminal.
+pub(crate) fn bar(len: u64, template: &str) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(len).with_style(style)
 }

@@ -20,13 +20,12 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use rustix::process::Signal;
-use tempfile::TempDir;
 
 use self::corpus::Corpus;
 use self::run::Run;
-use crate::report::{Table, bytes, duration, findings};
+use crate::report::{Table, bar, bytes, duration, findings};
 use crate::store::compact::Effort;
 use crate::store::error::StoreError;
 use crate::store::format::PAGE;
@@ -34,7 +33,7 @@ use crate::store::media::Media;
 use crate::store::transfer::{Device, Transfers};
 use crate::store::waits::WaitSummary;
 use crate::store::{Access, Breaks, Stat, Store};
-use crate::{DemoArgs, Failure, Kind, at};
+use crate::{DemoArgs, Failure, Kind, at, interrupted, temporary};
 
 /// How much longer than it was asked to it runs at most, on a slow machine, to prove something.
 const MORE: Duration = Duration::from_secs(30);
@@ -80,12 +79,22 @@ impl Demo {
             // dropped before the store: the threads of the run end before it does.
             unsafe { store.without_lease(doomed == Doomed::Cut) };
         }
+        if interrupted() {
+            store.close();
+            return Err(Failure::Exit(130));
+        }
         let loaded = store.stat()?;
         let run = Run::new(&store, &corpus, self.args.doomed.is_none());
         let before = store.breaks();
         let start = Instant::now();
         self.threads(&run, start, exports);
         let took = start.elapsed();
+        if interrupted() {
+            drop(run);
+            store.close();
+            println!("interrupted: the pool is closed, and nothing is proved");
+            return Err(Failure::Exit(130));
+        }
         let breaks = store.breaks().since(&before);
         let mut unproved = run.unproved(&breaks);
         // What the writers have left in pieces, for as long as it is worth waiting for.
@@ -181,16 +190,6 @@ impl Demo {
     }
 }
 
-/// A temporary folder on the file system of the pool: an export to memory would prove less.
-fn temporary(pool: Option<&Path>) -> Result<TempDir, Failure> {
-    let folder = match pool.and_then(Path::parent) {
-        None => tempfile::tempdir(),
-        Some(folder) if folder == Path::new("") => tempfile::tempdir_in("."),
-        Some(folder) => tempfile::tempdir_in(folder),
-    };
-    folder.map_err(at(Path::new("a temporary folder")))
-}
-
 /// What a run without the protection does with the end of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Doomed {
@@ -239,6 +238,9 @@ pub(crate) fn without_lease(
         if status.success() {
             return Ok(());
         }
+        if interrupted() {
+            return Err(Failure::Exit(130));
+        }
         let after = duration(start.elapsed());
         match (status.signal(), doomed) {
             (Some(signal), Doomed::Cut) if signal == Signal::BUS.as_raw() => println!(
@@ -267,19 +269,15 @@ fn default_dir() -> PathBuf {
     env::current_dir().unwrap_or_else(|_| ".".into())
 }
 
-/// A progress bar; hidden where standard error is no terminal.
-fn bar(len: u64, template: &str) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(len).with_style(style)
-}
-
 /// Puts generation 0 of every key, from several threads: the file system flushes for them together.
 fn load(store: &Store, corpus: &Corpus) -> Result<(), Failure> {
     const LOADERS: usize = 8;
     let bar = bar(corpus.logical(), "{bar:40} {bytes} of {total_bytes} loaded");
     let part = |me: usize| -> Result<(), StoreError> {
         for key in (me..corpus.len()).step_by(LOADERS) {
+            if interrupted() {
+                break;
+            }
             let value = corpus.value(key, 0);
             store.put(corpus.key(key).as_bytes(), &value)?;
             bar.inc(value.len() as u64);

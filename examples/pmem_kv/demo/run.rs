@@ -9,6 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::corpus::Corpus;
+use crate::interrupted;
 use crate::report::chain;
 use crate::store::compact::Effort;
 use crate::store::error::StoreError;
@@ -126,7 +127,7 @@ impl<'a> Run<'a> {
         while !self.stopped() {
             let now = Instant::now();
             let over = now >= end && self.unproved(&self.store.breaks()).is_empty();
-            if over || now >= end + more {
+            if over || now >= end + more || interrupted() {
                 break;
             }
             self.ended
