@@ -26,6 +26,7 @@ example() { # name, arguments
 
 step scripts/lint.sh
 step tests
+step cargo test --locked --features tracing,metrics --test observed
 step scripts/refused.sh # the promises without membarrier
 step long_tests
 step scripts/control.sh

@@ -9,6 +9,7 @@ use crate::drained::Drained;
 use crate::error::{OpError, RangeError};
 use crate::guard::LayoutGuard;
 use crate::range::PageRange;
+use crate::raw::told::Waiting;
 use crate::raw::wait::{Step, Via, waitable};
 
 /// The engine's side: which block is behind which page, and the allocator those blocks go back to.
@@ -436,6 +437,10 @@ impl<M: BlockMap> Step for BlockOp<'_, M> {
 
     fn progress(&self) -> Option<u64> {
         self.breaking.progress()
+    }
+
+    fn waiting(&self) -> Option<Waiting<'_>> {
+        self.breaking.waiting()
     }
 }
 

@@ -12,6 +12,7 @@ use crate::holders::Holder;
 use crate::pin::PagePin;
 use crate::range::PageRange;
 use crate::raw::entry::Ranges;
+use crate::raw::told::{self, Waiting};
 use crate::raw::turns::Turn;
 use crate::raw::wait::{Step, Via, waitable};
 
@@ -251,7 +252,7 @@ impl<'g, M> Step for BreakLayouts<'g, M> {
     fn step(&mut self, via: Via<'_>) -> Poll<Self::Output> {
         let output = match self.state {
             State::Failed(error) => Err(error),
-            State::Queued(Turn { id, drained }) => {
+            State::Queued(Turn { id, drained, .. }) => {
                 // Once drained, it stays so: nobody else takes it out.
                 let answer = match drained {
                     true => Some(Ok(())),
@@ -265,12 +266,25 @@ impl<'g, M> Step for BreakLayouts<'g, M> {
             }
             State::Done => panic!("`BreakLayouts` polled after its output"),
         };
+        if let (true, Some(waiting)) = (told::LISTENED && output.is_ok(), self.waiting()) {
+            told::drained(&waiting);
+        }
         self.state = State::Done;
         Poll::Ready(output)
     }
 
     fn progress(&self) -> Option<u64> {
         Some(self.guard.record().progress())
+    }
+
+    fn waiting(&self) -> Option<Waiting<'_>> {
+        match self.state {
+            State::Queued(Turn { since, .. }) => Some(Waiting {
+                ranges: self.ranges.as_slice(),
+                since: since?,
+            }),
+            State::Failed(_) | State::Done => None,
+        }
     }
 }
 

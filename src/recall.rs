@@ -10,6 +10,7 @@ use crate::holders::Holder;
 use crate::lease::LayoutLease;
 use crate::range::PageRange;
 use crate::raw::entry::Ranges;
+use crate::raw::told::{self, Waiting};
 use crate::raw::turns::Turn;
 use crate::raw::wait::{Step, Via, waitable};
 
@@ -219,12 +220,25 @@ impl<'g, M> Step for BreakLeases<'g, M> {
             },
             State::Done => panic!("`BreakLeases` polled after its output"),
         };
+        if let (true, Some(waiting)) = (told::LISTENED && output.is_ok(), self.waiting()) {
+            told::drained(&waiting);
+        }
         self.state = State::Done;
         Poll::Ready(output)
     }
 
     fn progress(&self) -> Option<u64> {
         Some(self.guard.record().progress())
+    }
+
+    fn waiting(&self) -> Option<Waiting<'_>> {
+        match self.state {
+            State::Queued(Turn { since, .. }) => Some(Waiting {
+                ranges: self.ranges.as_slice(),
+                since: since?,
+            }),
+            State::Failed(_) | State::Done => None,
+        }
     }
 }
 

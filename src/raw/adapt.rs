@@ -149,8 +149,11 @@ impl Mode {
     #[inline]
     pub(crate) fn begin_break(&mut self) -> Needs {
         if self.fenced {
-            // It came before the countdown ran out.
-            self.rare = 0;
+            // It came before the countdown ran out. If only just, either mode is as good as the other, and
+            // nothing is learnt: forgetting each time would be paying for both.
+            if self.left > self.countdown() / 2 {
+                self.rare = 0;
+            }
             self.without = 0;
             self.left = self.countdown();
             return if self.trusted {

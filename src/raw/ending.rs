@@ -6,7 +6,7 @@ use crate::range::PageRange;
 use crate::raw::entry::{BreakState, Entry, What};
 use crate::raw::queue::Wakes;
 use crate::raw::record::{Inner, Record};
-use crate::raw::scan;
+use crate::raw::{scan, told};
 
 impl Record {
     /// Refuses everybody from now on, and queues behind the proofs that are out.
@@ -79,6 +79,9 @@ impl Record {
         drop(inner);
         self.wake(wakes);
         drop((forgotten, old));
+        if left > 0 {
+            told::left_behind(left);
+        }
         left == 0
     }
 

@@ -53,7 +53,7 @@
 //! | [`scan`] | which pins overlap some pages |
 //! | [`tokens`], [`blocks`], [`slots`] | pins as numbers; who owns which slots; one pin |
 //! | [`gate`], [`adapt`], [`barrier`] | what is closed; who pays for the barrier; the barrier |
-//! | [`wait`], [`arena`] | futures and blocking calls; a table that never moves |
+//! | [`wait`], [`told`], [`arena`] | futures and blocking calls; events and numbers; a table that never moves |
 
 pub(crate) mod adapt;
 pub(crate) mod arena;
@@ -71,6 +71,7 @@ pub(crate) mod retiring;
 pub(crate) mod scan;
 pub(crate) mod slots;
 pub(crate) mod tokens;
+pub(crate) mod told;
 pub(crate) mod tree;
 pub(crate) mod turns;
 pub(crate) mod wait;

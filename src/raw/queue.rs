@@ -316,6 +316,12 @@ impl Queue {
         }
     }
 
+    /// How many leases overlap `ranges`.
+    pub(super) fn count_leases(&self, ranges: &[PageRange]) -> usize {
+        let leases = self.ledger.as_ref().map(|l| l.leases.count(ranges));
+        leases.unwrap_or(0)
+    }
+
     /// The abandoned map, if nothing holds it any more.
     pub(super) fn take_idle_map(&mut self) -> Option<Box<dyn Any + Send>> {
         let idle = |e: &Entry| matches!(e.what, What::Abandoned { remaining: 0, .. });

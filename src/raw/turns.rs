@@ -19,6 +19,7 @@ use crate::raw::protocol::Refusal;
 use crate::raw::queue::Wakes;
 use crate::raw::record::{Inner, Record};
 use crate::raw::slots::Slot;
+use crate::raw::told;
 use crate::raw::wait::{Group, Rope, Via};
 use crate::sync::Ordering;
 
@@ -45,6 +46,8 @@ pub(crate) struct Turn {
     pub(crate) id: u64,
     /// The proof is there already.
     pub(crate) drained: bool,
+    /// When it was found that it has to wait.
+    pub(crate) since: Option<Instant>,
 }
 
 impl Record {
@@ -217,9 +220,19 @@ impl Record {
             return Err(Shut);
         }
         inner.queue.recall(ranges.as_slice(), &mut wakes);
+        let recalled = if told::LISTENED {
+            inner.queue.count_leases(ranges.as_slice())
+        } else {
+            0
+        };
+        let named = told::LISTENED.then(|| ranges.clone());
         let turn = self.enter(&mut inner, ranges, what, &mut wakes);
         drop(inner);
         self.wake(wakes);
+        if let Some(ranges) = named {
+            told::broke(!turn.drained);
+            told::recalled(ranges.as_slice(), recalled);
+        }
         Ok(turn)
     }
 
@@ -273,15 +286,20 @@ impl Record {
             let remaining = usize::MAX;
             entry.set_state(BreakState::Draining { remaining });
         }
-        let mut drained = true;
+        let mut turn = Turn {
+            id,
+            drained: true,
+            since: None,
+        };
         if let Some(entry) = inner.queue.get(id) {
-            drained = entry.is_drained();
-            if !drained {
-                entry.since = Some(Instant::now());
+            turn.drained = entry.is_drained();
+            if !turn.drained {
+                turn.since = Some(Instant::now());
+                entry.since = turn.since;
                 inner.queue.ledger_mut().waited += 1;
             }
         }
-        Turn { id, drained }
+        turn
     }
 
     pub(super) fn publish_gate(&self, inner: &mut Inner) {

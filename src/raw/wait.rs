@@ -18,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use crate::raw::told::{self, Waiting};
 use crate::sync::{Event, EventListener, Listener, Mutex, spin_loop};
 
 /// How the waiter of a step is to be woken.
@@ -39,6 +40,11 @@ pub(crate) trait Step {
     /// A number that changes when the waiter is woken, and perhaps when others are. `None`: there is none
     /// to look at.
     fn progress(&self) -> Option<u64>;
+
+    /// Whom it tells the outside that it waits for, if it does.
+    fn waiting(&self) -> Option<Waiting<'_>> {
+        None
+    }
 }
 
 /// Where an entry of the queue is told how its waiter is to be woken.
@@ -173,14 +179,36 @@ pub(crate) fn block<S: Step>(mut waitable: S) -> S::Output {
     if let Some(output) = spin(&mut waitable, None) {
         return output;
     }
+    let mut told = 0;
     loop {
         let mut listener = None;
         if let Poll::Ready(output) = waitable.step(Via::Thread(&mut listener)) {
             return output;
         }
         if let Some(listener) = listener {
-            listener.wait();
+            sleep(listener, &waitable, &mut told);
         }
+    }
+}
+
+/// Sleeps until the bell is rung.
+#[cfg(not(feature = "tracing"))]
+fn sleep<S: Step>(listener: EventListener, _waitable: &S, _told: &mut u32) {
+    listener.wait();
+}
+
+/// Sleeps until the bell is rung, or for so long that it is to be told for whom; then look again.
+#[cfg(feature = "tracing")]
+fn sleep<S: Step>(listener: EventListener, waitable: &S, told: &mut u32) {
+    if listener
+        .wait_deadline(Instant::now() + told::LONG)
+        .is_some()
+    {
+        return;
+    }
+    if let Some(waiting) = waitable.waiting() {
+        told::waits(&waiting, *told);
+        *told += 1;
     }
 }
 
@@ -196,10 +224,13 @@ pub(crate) fn block_until<S: Step>(waitable: &mut S, deadline: Instant) -> Optio
         }
         if listener?.wait_deadline(deadline).is_none() {
             // A last look: what we waited for may have come just now.
-            return match waitable.step(Via::Nobody) {
-                Poll::Ready(output) => Some(output),
-                Poll::Pending => None,
-            };
+            if let Poll::Ready(output) = waitable.step(Via::Nobody) {
+                return Some(output);
+            }
+            if let Some(waiting) = waitable.waiting() {
+                told::timed_out(&waiting);
+            }
+            return None;
         }
     }
 }
