@@ -243,14 +243,17 @@ fn compaction_leaves_what_is_read_where_it_is_until_it_is_not() {
     let held = store.get(b"last").unwrap().unwrap();
     let place = store.scan(b"last")[0].1.extent;
     let done = store.compact(Effort::Fit, || true).unwrap();
-    assert_eq!((done.moved, done.bytes, done.pinned), (1, 3 * PAGE, 3));
+    assert_eq!(
+        (done.moved, done.bytes, done.pinned.pages),
+        (1, 3 * PAGE, 3)
+    );
     assert!(store.scan(b"last")[0].1.extent.end() < place.start());
     // The file is cut off behind the pages that are read, no further.
     let cut = fs::metadata(&path).unwrap().len();
     assert_eq!(cut, place.end() * PAGE);
     stays(&store, held, &value(2, 9000), 3);
     let done = store.compact(Effort::Fit, || true).unwrap();
-    assert_eq!((done.moved, done.pinned), (0, 0));
+    assert_eq!((done.moved, done.pinned.pages), (0, 0));
     let short = fs::metadata(&path).unwrap().len();
     assert_eq!(short, (Geometry { capacity: 2048 }.first() + 3) * PAGE);
     assert_eq!(done.cut, (cut - short) / PAGE);

@@ -414,6 +414,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 bytes(after.allocated),
             )
             .as_bytes())?;
+            for holder in &done.pinned.holders {
+                out(format!("left, being read: {holder}\n").as_bytes())?;
+            }
             if interrupted() {
                 return Err(Failure::Exit(130));
             }

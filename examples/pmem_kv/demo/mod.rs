@@ -106,6 +106,7 @@ impl Demo {
             counts,
             faults,
             imports,
+            holder,
             ..
         } = run;
         let mut faults = faults.into_inner();
@@ -124,6 +125,9 @@ impl Demo {
             "{}",
             table(took, &counts, &breaks, [&loaded, &after], checked)
         );
+        if let Some(holder) = holder.into_inner() {
+            println!("of those who read what a compaction had to leave: {holder}");
+        }
 
         if self.args.doomed.is_some() {
             faults.truncate(3);

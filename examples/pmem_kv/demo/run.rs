@@ -90,6 +90,8 @@ pub(crate) struct Run<'a> {
     pub(crate) corpus: &'a Corpus,
     pub(crate) keys: Vec<Progress>,
     pub(crate) counts: Counts,
+    /// One of those who held back the most pages from a compaction.
+    pub(crate) holder: Mutex<Option<String>>,
     /// What the exporters have put in again: the key and the generation that each name holds.
     pub(crate) imports: Mutex<BTreeMap<String, (usize, u64)>>,
     /// Whether breaks are in force: then nothing may be wrong, and some of everything must have been.
@@ -110,6 +112,7 @@ impl<'a> Run<'a> {
             corpus,
             keys: (0..corpus.len()).map(|_| Progress::default()).collect(),
             counts: Counts::default(),
+            holder: Mutex::default(),
             imports: Mutex::default(),
             protected,
             faults: Mutex::default(),
@@ -347,7 +350,15 @@ impl<'a> Run<'a> {
             add(&self.counts.moved, done.moved);
             add(&self.counts.moved_bytes, done.bytes);
             add(&self.counts.cut, done.cut);
-            self.counts.pinned.fetch_max(done.pinned, Ordering::Relaxed);
+            let pinned = done.pinned;
+            if self
+                .counts
+                .pinned
+                .fetch_max(pinned.pages, Ordering::Relaxed)
+                < pinned.pages
+            {
+                *self.holder.lock() = pinned.holders.first().map(ToString::to_string);
+            }
             add(&self.counts.checksum_failures, done.skipped);
             if self.stopped() {
                 return Ok(());

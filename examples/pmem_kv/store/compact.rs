@@ -7,6 +7,7 @@
 use super::error::StoreError;
 use super::format::{PAGE, decode, pack};
 use super::index::Entry;
+use super::retired::PinnedPages;
 use super::space::Pool;
 use super::write::Fresh;
 use super::{PageRange, Store, turn_of};
@@ -37,15 +38,15 @@ pub(crate) enum Effort {
 }
 
 /// What a compaction has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(crate) struct Compaction {
     /// Records moved, and their bytes in whole pages.
     pub(crate) moved: u64,
     pub(crate) bytes: u64,
     /// Pages by which the file became shorter.
     pub(crate) cut: u64,
-    /// Pages that were left, since they are pinned: see [`pinned`](Store::pinned).
-    pub(crate) pinned: u64,
+    /// Pages that were left, since they are pinned, and who pins them.
+    pub(crate) pinned: PinnedPages,
     /// Records that were not moved because their checksum is wrong.
     pub(crate) skipped: u64,
 }
@@ -77,7 +78,7 @@ impl Store {
                 break;
             }
         }
-        done.pinned = self.pinned()?.pages;
+        done.pinned = self.pinned()?;
         self.cut_tail(&mut done)?;
         Ok(done)
     }

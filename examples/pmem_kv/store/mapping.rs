@@ -1,4 +1,5 @@
-//! The mapped pool file: the only file of the example with `unsafe` in it.
+//! The mapped pool file: all the `unsafe` of the example, and so a long file. (The one other `unsafe` is
+//! where the demo gives the protection up on purpose.)
 //!
 //! **Problem.** Bytes of a shared file mapping may be lent out as `&[u8]` only while nobody writes
 //! them, and touched only while the file is long enough: behind its end every access is a SIGBUS.
@@ -11,6 +12,7 @@
 //! | --- | --- | --- |
 //! | [`Pinned`], which derefs to `[u8]` | a pin of the pages | the bytes stay and stay the same |
 //! | [`Filling`], which derefs to `[u8]`, and mutably | a proof that covers the pages, and owns it | nobody else touches them |
+//! | [`Ring`], a device that works on the bytes | a pin that it reads under, a proof that it writes under | the same |
 //! | [`Mapped::punch`] | a proof that covers the pages | nobody reads them |
 //! | [`Mapped::shrink`] | a proof that covers the pages behind the new end | no SIGBUS |
 //! | [`Mapped::load`], [`Mapped::store`] (directory) | nothing: atomics, on pages that never go | |
@@ -606,6 +608,7 @@ impl Deref for Pinned {
 /// `user_data`. What a device writes is covered by a proof, which stays here until it has finished.
 pub(crate) struct Ring<'g, E> {
     uring: IoUring,
+    guard: &'g LayoutGuard<Mapped<E>>,
     /// By `user_data`: a token, or a number below 2^32, which no token has.
     flights: HashMap<u64, Flight<'g, E>>,
     incoming: u64,
@@ -661,6 +664,7 @@ impl<'g, E> Ring<'g, E> {
         }
         Ok(Ring {
             uring,
+            guard,
             flights: HashMap::new(),
             incoming: 0,
             alive: Some(guard.try_pin(0..1).map_err(io::Error::other)?),
@@ -675,12 +679,16 @@ impl<'g, E> Ring<'g, E> {
         file: File,
     ) -> io::Result<u64> {
         let fd = types::Fd(file.as_raw_fd());
-        let len = match &lent {
-            Lent::Out(pinned) => pinned.len(),
-            Lent::In(filling) => filling.len(),
+        // What is written to must be of the mapping that `alive` keeps.
+        let (len, ours) = match &lent {
+            Lent::Out(pinned) => (pinned.len(), true),
+            Lent::In(filling) => (
+                filling.len(),
+                std::ptr::eq(filling.proof.guard(), self.guard),
+            ),
         };
         let size = u32::try_from(part.len()).map_err(io::Error::other)?;
-        if part.is_empty() || part.end > len {
+        if part.is_empty() || part.end > len || !ours {
             return Err(ErrorKind::InvalidInput.into());
         }
         let (id, entry, bytes) = match lent {
@@ -701,7 +709,7 @@ impl<'g, E> Ring<'g, E> {
         let entry = entry.user_data(id);
         // SAFETY: until the operation has completed, and `land` has seen that,
         // - the file stays open: it is in `flights`;
-        // - the mapping stays: `alive` keeps it;
+        // - the mapping stays: `alive`, or the token's pin, keeps it (I9);
         // - nobody touches what is written to: its proof is in `flights`; should that be leaked with the
         //   ring, the pages stay closed for ever;
         // - what is read is pinned by the token. (Whoever redeems a token that is not theirs has the
