@@ -420,15 +420,19 @@ fn i02_race_of_leases_and_breaks() {
                     });
                 }
                 for seed in 2..4 {
-                    let (guard, meeting, over, of, proofs) =
-                        (&guard, &meeting, &over, &of, &proofs);
+                    let (guard, meeting, over, of) = (&guard, &meeting, &over, &of);
+                    let (proofs, recalls) = (&proofs, &recalls);
                     s.spawn(move || {
                         let _over = OnDrop::new(|| {
                             over.fetch_add(1, Ordering::SeqCst);
                         });
                         let mut dice = Dice::new(seed);
                         meeting.wait();
-                        for n in 0..1_500 {
+                        // On, until leases have been recalled: on a busy machine the others may come late.
+                        for n in 0.. {
+                            if n >= 1_500 && recalls.load(count) > 0 {
+                                break;
+                            }
                             let range = dice.range(PAGES, 4);
                             let idle = || of(range).all(|held| held.load(count) == 0);
                             if n % 2 == 0 {
@@ -444,9 +448,7 @@ fn i02_race_of_leases_and_breaks() {
                 }
             });
             assert_clean(&guard);
-            assert!(
-                grants.load(count) > 0 && recalls.load(count) > 0 && proofs.load(count) == 3_000
-            );
+            assert!(grants.load(count) > 0 && proofs.load(count) >= 3_000);
         }
     });
 }
