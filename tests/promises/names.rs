@@ -59,6 +59,10 @@ fn holders_say_who_holds_what_and_where_it_was_taken() {
     // How long a pin has held its pages nobody has looked; how long it is waited for, somebody has.
     let ages: Vec<_> = all.iter().map(|holder| holder.age().is_some()).collect();
     assert_eq!(ages, [true, true, false, true]);
+    // A break of leases waits for no pin.
+    let alone = guard.break_leases(10..22);
+    assert_eq!(guard.holders(10..12)[0].age(), None);
+    drop(alone);
     // Parts, and nothing.
     assert_eq!(guard.holders(1..11).len(), 3);
     assert_eq!(guard.holders(2..3).len() + guard.holders(12..20).len(), 0);
