@@ -70,6 +70,7 @@ impl<T, const FIRST: usize> Arena<T, FIRST> {
     }
 
     /// The entries that are in use now, in the order in which they came into use.
+    #[inline]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         // Pairs with the Release store in `push`.
         let mut left = self.len.load(Ordering::Acquire);

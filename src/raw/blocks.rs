@@ -70,6 +70,7 @@ impl Block {
     }
 
     /// The slots that may be in use.
+    #[inline]
     pub(crate) fn in_use(&self) -> &[Slot] {
         // Pairs with the Release stores in `prepare` and `tidy`: a mark that was lowered was lowered by one who
         // had seen the slots behind it free, so their releases happen before us (I7).
@@ -430,6 +431,7 @@ pub(super) fn number_of(slot: &'static Slot) -> usize {
 }
 
 /// Every block that may have a pin in it.
+#[inline]
 pub(crate) fn all() -> impl Iterator<Item = &'static Block> {
     let blocks: &'static Blocks = &BLOCKS;
     blocks.iter()

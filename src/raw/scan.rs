@@ -25,19 +25,22 @@ pub(crate) struct Found {
 /// Calls `found` for every pin of `record` that overlaps one of `ranges`.
 pub(crate) fn scan(record: u32, ranges: &[PageRange], mut found: impl FnMut(Found)) {
     let wanted = |range: PageRange| ranges.iter().any(|r| r.overlaps(&range));
-    for block in blocks::all() {
+    // Most slots are free or another mapping's, and there may be thousands: that test is in line.
+    blocks::all().for_each(|block| {
         for (n, slot) in block.in_use().iter().enumerate() {
-            let Some(seen) = slot.snapshot(record, wanted) else {
+            if !slot.is_of(record) {
                 continue;
-            };
-            found(Found {
-                range: seen.range,
-                location: seen.location,
-                thread: block.thread_of(n),
-                pending: seen.pending,
-            });
+            }
+            if let Some(seen) = slot.snapshot(record, wanted) {
+                found(Found {
+                    range: seen.range,
+                    location: seen.location,
+                    thread: block.thread_of(n),
+                    pending: seen.pending,
+                });
+            }
         }
-    }
+    });
 }
 
 /// How many pins of `record` overlap one of `ranges`.

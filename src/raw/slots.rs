@@ -152,6 +152,13 @@ impl Slot {
         }
     }
 
+    /// Whether the slot holds a pin of `record`: a "no" is as good as one of [`snapshot`](Self::snapshot).
+    #[inline(always)]
+    pub(crate) fn is_of(&self, record: u32) -> bool {
+        // Pairs with the Release store in `clear` (I7).
+        self.owner.load(OWNER_SEEN) as u32 == record
+    }
+
     /// What the slot holds, if it is a pin of `record` for which `wanted` is true.
     ///
     /// Call it under that record's lock, with the pages in question closed and the breaker's
