@@ -2,25 +2,52 @@
 
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use layout_lease::maps::ExtentMap;
 use layout_lease::{
-    BreakError, Drained, LayoutGuard, OpError, PagePin, PinError, RangeError, TryBreakError,
-    TryPinError,
+    BreakError, Drained, LayoutGuard, LayoutLease, LeaseFree, OpError, PagePin, PinToken,
+    RangeError, TryBreakError, TryPinError,
 };
 
+use crate::calls::NoBreak;
 use crate::compare::same_holders;
 use crate::hands::Hands;
-use crate::model::{Answer, Ask, Id, NoBreak, Op, Pages, Span, Twin};
+use crate::model::{Id, Op, Pages, Span, Twin};
 use crate::steps::{How, Kind, Life, Step, Who};
-use crate::tally::{Event, bad_range, count, count_many, failed, map_failed, op_done, refused};
-use crate::waiter::{Out, Waiter, What};
+use crate::tally::{Event, bad_range, count, count_many, map_failed, op_done};
+use crate::waiter::{Waiter, What};
 
 type Guard = LayoutGuard<ExtentMap>;
 
-/// Pins of guards that are gone. They go in later lives, under other guards.
-static LEFT_BEHIND: Mutex<Vec<PagePin>> = Mutex::new(Vec::new());
+/// Holders of guards that are gone. They go in later lives, under other guards.
+static LEFT_BEHIND: Mutex<Vec<Left>> = Mutex::new(Vec::new());
+
+enum Left {
+    Pin(PagePin),
+    Lease(LayoutLease),
+    Token(u64),
+}
+
+/// Whether a number is a token that was left behind.
+pub(crate) fn is_left(number: u64) -> bool {
+    let behind = LEFT_BEHIND.lock().unwrap_or_else(|e| e.into_inner());
+    let same = |left: &Left| matches!(left, Left::Token(token) if *token == number);
+    behind.iter().any(same)
+}
+
+impl Left {
+    /// Lets go.
+    fn go(self) {
+        match self {
+            Left::Pin(pin) => drop(pin),
+            Left::Lease(lease) => drop(lease),
+            Left::Token(number) => {
+                let token = PinToken::from_u64(number).expect("it was one");
+                drop(token.redeem().expect("nobody else has it"));
+            }
+        }
+    }
+}
 
 /// A guard and its twin, and what has been got from both, in pairs.
 pub(crate) struct Run<'g> {
@@ -29,8 +56,16 @@ pub(crate) struct Run<'g> {
     pub(crate) twin: Twin,
     pub(crate) waiters: Vec<Waiter<'g>>,
     pub(crate) pins: Vec<(Id, PagePin)>,
+    pub(crate) leases: Vec<(Id, LayoutLease)>,
+    /// Pins as numbers.
+    pub(crate) tokens: Vec<(Id, u64)>,
+    /// Numbers that were tokens once.
+    pub(crate) stale: Vec<u64>,
     pub(crate) proofs: Vec<(Id, Drained<'g, ExtentMap>)>,
+    pub(crate) frees: Vec<(Id, LeaseFree<'g, ExtentMap>)>,
     pub(crate) closed: bool,
+    /// There has been a retirement.
+    pub(crate) retired: bool,
 }
 
 /// Lives one life, to the end.
@@ -43,8 +78,13 @@ pub(crate) fn live(life: Life, hands: &Hands) {
         twin: Twin::new(life.blocks),
         waiters: Vec::new(),
         pins: Vec::new(),
+        leases: Vec::new(),
+        tokens: Vec::new(),
+        stale: Vec::new(),
         proofs: Vec::new(),
+        frees: Vec::new(),
         closed: false,
+        retired: false,
     };
     run.agree();
     for step in life.steps {
@@ -54,17 +94,23 @@ pub(crate) fn live(life: Life, hands: &Hands) {
     let left = run.end(life.end, life.leave);
     assert_eq!(Arc::strong_count(&guard), 1, "somebody kept the guard");
     drop(guard);
-    count_many(Event::LeftBehind, left.len() as u64);
+    for one in &left {
+        count(match one {
+            Left::Pin(_) => Event::LeftBehind,
+            Left::Lease(_) => Event::LeaseBehind,
+            Left::Token(_) => Event::TokenBehind,
+        });
+    }
     let mut behind = LEFT_BEHIND.lock().unwrap_or_else(|e| e.into_inner());
     behind.extend(left);
     let keep = behind.len().min(life.end % 24);
-    let gone: Vec<PagePin> = behind.drain(keep..).collect();
+    let gone: Vec<Left> = behind.drain(keep..).collect();
     let who = if life.end % 3 == 0 {
         Who::Hand(0)
     } else {
         Who::Me
     };
-    hands.run(who, move || drop(gone));
+    hands.run(who, move || gone.into_iter().for_each(Left::go));
 }
 
 impl<'g> Run<'g> {
@@ -124,6 +170,7 @@ impl<'g> Run<'g> {
                 count_many(Event::Orphans, self.twin.forget_thread(gone));
             }
             Step::Close => self.close(),
+            step => self.long_step(step),
         }
     }
 
@@ -162,13 +209,13 @@ impl<'g> Run<'g> {
             _ => Event::UnpinnedElsewhere,
         });
         self.hands.run(who, move || drop(pin));
-        self.twin.unpin(id);
+        self.twin.give_back(id);
     }
 
     // ---- breaks and operations --------------------------------------------------------------------
 
     /// Counts how a break began, the twin's part of which is done.
-    fn begun(&mut self, waits: Event) {
+    pub(crate) fn begun(&mut self, waits: Event) {
         let waiter = self.waiters.last().expect("just pushed");
         if !self.twin.is_ready(&waiter.ticket) {
             count(waits);
@@ -238,89 +285,6 @@ impl<'g> Run<'g> {
         }
     }
 
-    // ---- waiting ----------------------------------------------------------------------------------
-
-    /// Tries whether a wait is over.
-    fn attempt(&mut self, at: usize, how: How) {
-        let mut waiter = self.waiters.remove(at);
-        // Only if something else has shown already that it will not block.
-        let sure = waiter.armed() || waiter.breaking().is_some();
-        let block = matches!(how, How::Wait) && sure && self.twin.is_ready(&waiter.ticket);
-        let before: Vec<u64> = self.twin.map.pages.keys().copied().collect();
-        let Some(answer) = self.twin.poll(&mut waiter.ticket, thread::current().id()) else {
-            let early = waiter.try_once(how);
-            assert!(
-                early.is_none(),
-                "{how:?} has an answer where the twin waits"
-            );
-            count(match (how, waiter.ticket.ask) {
-                (How::Poll, Ask::Pin) => Event::PinWaits,
-                (How::Poll, _) => Event::PolledInVain,
-                _ => Event::TimedOut,
-            });
-            self.waiters.insert(at, waiter);
-            return;
-        };
-        count_many(Event::Woken, waiter.woken() as u64);
-        let (ask, waited) = (waiter.ticket.ask, waiter.waited);
-        let out = match block {
-            true => Some(waiter.wait()),
-            false => waiter.try_once(how),
-        };
-        match (out, answer) {
-            (Some(Out::Pin(Ok(pin))), Answer::Pin(Ok(id))) => {
-                count(if waited {
-                    Event::PinGranted
-                } else {
-                    Event::Pinned
-                });
-                self.pins.push((id, pin));
-            }
-            (Some(Out::Pin(Err(real))), Answer::Pin(Err(twin))) => {
-                assert_eq!(real, twin);
-                match real {
-                    PinError::Range(error) => bad_range(error),
-                    _ => refused(waited),
-                }
-            }
-            (Some(Out::Proof(Ok(proof))), Answer::Proof(Ok(id))) => {
-                count(Event::Proofs);
-                count_many(Event::ProofsAfterWait, u64::from(waited));
-                self.proofs.push((id, proof));
-            }
-            (Some(Out::Proof(Err(real))), Answer::Proof(Err(twin))) => {
-                assert_eq!(real, twin);
-                failed(real, waited);
-            }
-            (Some(Out::Freed(real)), Answer::Freed(twin)) => {
-                assert_eq!(real, twin, "{ask:?}");
-                if let Err(OpError::Break(error)) = real {
-                    failed(error, waited);
-                } else if let Ask::Op(op) = ask {
-                    op_done(op, &real, &before);
-                }
-            }
-            (Some(Out::Closed), Answer::Closed) => {}
-            (Some(_), answer) => panic!("{how:?} of {ask:?}: not {answer:?}"),
-            (None, answer) => panic!("{how:?} of {ask:?} waits; twin: {answer:?}"),
-        }
-    }
-
-    fn cancel(&mut self, at: usize) {
-        let waiter = self.waiters.remove(at);
-        let ready = self.twin.is_ready(&waiter.ticket);
-        count(match (waiter.ticket.ask, ready) {
-            (Ask::Pin, false) => Event::PinCancelled,
-            (Ask::Pin, true) => Event::GrantLost,
-            (Ask::Break, false) => Event::BreakCancelled,
-            (Ask::Break, true) => Event::DrainedCancelled,
-            (Ask::Op(_), _) => Event::OpCancelled,
-            (Ask::Close, _) => Event::CloseCancelled,
-        });
-        self.twin.cancel(&waiter.ticket);
-        drop(waiter);
-    }
-
     // ---- proofs -----------------------------------------------------------------------------------
 
     fn reopen(&mut self, at: usize) {
@@ -350,9 +314,9 @@ impl<'g> Run<'g> {
         let Ok(asked) = op(kind, span) else { return };
         let asked = match (fit, asked) {
             (false, asked) => asked,
-            (true, Op::Truncate(page)) => Op::Truncate(page.max(self.twin.proof(*id).lo)),
+            (true, Op::Truncate(page)) => Op::Truncate(page.max(self.twin.proof(*id)[0].lo)),
             (true, asked) => {
-                let (proof, pages) = (self.twin.proof(*id), Pages::of(span));
+                let (proof, pages) = (self.twin.proof(*id)[0], Pages::of(span));
                 let cut = pages.map(|p| (p.lo.max(proof.lo), p.hi.min(proof.hi)));
                 let pages = match cut {
                     Ok((lo, hi)) if lo < hi => Pages { lo, hi },
@@ -411,8 +375,8 @@ impl<'g> Run<'g> {
 
     // ---- the end ----------------------------------------------------------------------------------
 
-    /// Gives everything back, in one of several orders, and returns the pins that are left behind.
-    fn end(mut self, order: usize, leave: bool) -> Vec<PagePin> {
+    /// Gives everything back, in one of several orders, and returns who is left behind.
+    fn end(mut self, order: usize, leave: bool) -> Vec<Left> {
         const ORDERS: [[usize; 3]; 6] = [
             [0, 1, 2],
             [0, 2, 1],
@@ -421,10 +385,12 @@ impl<'g> Run<'g> {
             [2, 0, 1],
             [2, 1, 0],
         ];
-        // Once more for what the waiters still got: pins and proofs.
+        // Once more for what the waiters still got: holders and proofs.
         for kind in ORDERS[order % 6].into_iter().chain([1, 2]) {
             loop {
-                let len = [self.waiters.len(), self.proofs.len(), self.pins.len()][kind];
+                let proofs = self.proofs.len() + self.frees.len();
+                let holders = self.pins.len() + self.leases.len() + self.tokens.len();
+                let len = [self.waiters.len(), proofs, holders][kind];
                 let Some(at) = pick(order, len) else { break };
                 match kind {
                     0 if order % 4 < 3 => {
@@ -434,16 +400,24 @@ impl<'g> Run<'g> {
                         }
                     }
                     0 => self.cancel(at),
-                    1 => self.reopen(at),
+                    1 if at < self.proofs.len() => self.reopen(at),
+                    1 => self.drop_free(at - self.proofs.len()),
                     _ if leave => break,
-                    _ => self.unpin(at, Who::Me),
+                    _ if at < self.pins.len() => self.unpin(at, Who::Me),
+                    _ if !self.tokens.is_empty() => self.redeem(0, Who::Me),
+                    _ => self.drop_lease(0, Who::Me),
                 }
                 self.agree();
             }
         }
         if !leave {
+            self.twin.set_durable(u64::MAX);
+            self.guard.durable(u64::MAX);
+            self.run_retired(Who::Me);
+            self.agree();
             let (stats, closed) = (self.guard.stats(), self.closed);
-            assert_eq!((stats.pins, stats.queued), (0, 0));
+            let left = (stats.pins, stats.leases, stats.queued, stats.retired_pages);
+            assert_eq!(left, (0, 0, 0, 0));
             assert_eq!(self.guard.try_pin(..).is_ok(), !closed, "a trace is left");
             assert_eq!(
                 self.guard.try_break_layouts(..).is_ok(),
@@ -451,13 +425,16 @@ impl<'g> Run<'g> {
                 "a trace is left"
             );
         }
-        self.pins.drain(..).map(|(_, pin)| pin).collect()
+        let pins = self.pins.drain(..).map(|(_, pin)| Left::Pin(pin));
+        let leases = self.leases.drain(..).map(|(_, lease)| Left::Lease(lease));
+        let tokens = self.tokens.drain(..).map(|(_, token)| Left::Token(token));
+        pins.chain(leases).chain(tokens).collect()
     }
 }
 
 // ---- small things ---------------------------------------------------------------------------------
 
-fn pick(which: usize, len: usize) -> Option<usize> {
+pub(crate) fn pick(which: usize, len: usize) -> Option<usize> {
     which.checked_rem(len)
 }
 

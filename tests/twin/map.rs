@@ -8,7 +8,7 @@ use layout_lease::maps::ExtentError;
 use crate::model::{Op, Pages};
 
 /// Pages with blocks, and the blocks that no page has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Map {
     pub(crate) pages: BTreeMap<u64, u64>,
     pub(crate) free: BTreeSet<u64>,

@@ -1,14 +1,15 @@
-//! The naive twin: the rules of `DESIGN.md`, section 4, said again over a `Vec` of pins and a `Vec` of
-//! tickets. (The pages and their blocks are in `map.rs`.)
+//! The naive twin: the rules of `DESIGN.md`, section 4, said again over a `Vec` of holders and a `Vec` of
+//! tickets. (What callers do to them is in `calls.rs`; the pages and their blocks are in `map.rs`.)
 //!
-//! Nothing is remembered that can be asked: whether a waiter has been granted or a break is drained is
-//! worked out from the lists each time. So there is no state to keep up to date, and no update to forget.
+//! Nothing is remembered that can be asked: whether a waiter has been granted, a break is drained, a lease
+//! is recalled or a retirement can be run is worked out from the lists each time. So there is no state to
+//! keep up to date, and no update to forget.
 
 use std::ops::Bound;
 use std::thread::ThreadId;
 
 use layout_lease::maps::ExtentError;
-use layout_lease::{BreakError, OpError, PageRange, PinError, RangeError, TryPinError};
+use layout_lease::{BreakError, HolderKind, OpError, PageRange, RangeError};
 
 use crate::map::Map;
 
@@ -72,8 +73,21 @@ impl Pages {
         self.lo.max(other.lo) < self.hi.min(other.hi)
     }
 
+    pub(crate) fn covers(self, other: Pages) -> bool {
+        self.lo <= other.lo && other.hi <= self.hi
+    }
+
+    pub(crate) fn meet(self, other: Pages) -> Option<Pages> {
+        let (lo, hi) = (self.lo.max(other.lo), self.hi.min(other.hi));
+        (lo < hi).then_some(Pages { lo, hi })
+    }
+
     pub(crate) fn len(self) -> u64 {
         self.hi - self.lo
+    }
+
+    pub(crate) fn span(self) -> Span {
+        (Bound::Included(self.lo), Bound::Excluded(self.hi))
     }
 
     pub(crate) fn real(self) -> PageRange {
@@ -110,12 +124,33 @@ impl Op {
 
 pub(crate) type Id = u64;
 
+/// Puts ranges in order and joins those that overlap or touch: page by page it says the same.
+pub(crate) fn joined(mut ranges: Vec<Pages>) -> Vec<Pages> {
+    ranges.sort_unstable();
+    let mut all: Vec<Pages> = Vec::new();
+    for range in ranges {
+        match all.last_mut() {
+            Some(last) if range.lo <= last.hi => last.hi = last.hi.max(range.hi),
+            _ => all.push(range),
+        }
+    }
+    all
+}
+
 /// What somebody waits for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Ask {
     Pin,
+    Lease,
     Break,
+    LeaseBreak,
     Op(Op),
+    /// The outcome of a retirement.
+    Retired,
+    /// That some retirement can be run.
+    Ready,
+    /// That the lease is recalled.
+    Recall(Id),
     Close,
 }
 
@@ -123,80 +158,108 @@ pub(crate) enum Ask {
 #[derive(Clone, Debug)]
 pub(crate) struct Ticket {
     pub(crate) ask: Ask,
-    place: Place,
+    pub(super) place: Place,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
-    /// A pin that nobody has polled yet.
+pub(super) enum Place {
+    /// A pin or a lease that nobody has polled yet.
     Outside(Result<Pages, RangeError>),
     /// Refused before it had a place.
     Failed(BreakError),
     Queued(Id),
-}
-
-/// How a wait ends.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Pin(Result<Id, PinError>),
-    Proof(Result<Id, BreakError>),
-    Freed(Result<u64, OpError<ExtentError>>),
-    Closed,
-}
-
-/// What [`Twin::try_break`] says.
-#[derive(Debug)]
-pub(crate) enum NoBreak {
-    Busy,
-    Breaking,
-    Closed,
-    Range(RangeError),
+    /// Waits for something that needs no place.
+    Nowhere,
 }
 
 /// A place in the queue.
 #[derive(Clone, Debug)]
-struct Entry {
-    id: Id,
-    pages: Pages,
-    kind: Kind,
+pub(super) struct Entry {
+    pub(super) id: Id,
+    pub(super) ranges: Vec<Pages>,
+    pub(super) kind: Kind,
     /// The guard was closed before it got what it waited for.
-    refused: bool,
+    pub(super) refused: bool,
+    /// What a retirement waits for on media, beside its holders.
+    pub(super) lsn: u64,
+    /// The name of a lease.
+    pub(super) label: Option<&'static str>,
+}
+
+impl Entry {
+    pub(super) fn overlaps(&self, pages: Pages) -> bool {
+        self.ranges.iter().any(|range| range.overlap(pages))
+    }
+
+    fn meets(&self, other: &Entry) -> bool {
+        self.ranges.iter().any(|range| other.overlaps(*range))
+    }
+
+    fn waits_for_pages(&self) -> bool {
+        matches!(self.kind, Kind::Pin | Kind::Lease)
+    }
+
+    /// Whether it keeps pins out.
+    pub(super) fn closes(&self) -> bool {
+        matches!(self.kind, Kind::Break | Kind::Retired | Kind::Close) && !self.refused
+    }
+
+    /// Whether it keeps leases out.
+    pub(super) fn closes_to_leases(&self) -> bool {
+        self.closes() || self.kind == Kind::LeaseBreak && !self.refused
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Pin,
+    Lease,
     Break,
+    LeaseBreak,
+    Retired,
     Close,
 }
 
-/// A pin in somebody's hands.
+/// A pin or a lease in somebody's hands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
     pub(crate) id: Id,
     pub(crate) pages: Pages,
+    pub(crate) kind: HolderKind,
     /// The thread that took it, as far as `holders` can know.
     pub(crate) thread: Option<ThreadId>,
+    pub(crate) label: Option<&'static str>,
+    pub(super) extension: bool,
 }
 
 /// Counts, as `Stats` has them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Counts {
     pub(crate) pins: usize,
+    pub(crate) leases: usize,
     pub(crate) breaks: u64,
     pub(crate) waited: u64,
     pub(crate) queued: usize,
+    pub(crate) retired: u64,
 }
 
-#[derive(Debug)]
+/// What became of a retirement that somebody waits for.
+pub(super) type Outcome = Result<u64, OpError<ExtentError>>;
+
+#[derive(Clone, Debug)]
 pub(crate) struct Twin {
-    last: Id,
-    pins: Vec<Held>,
+    pub(super) last: Id,
+    pub(super) held: Vec<Held>,
     /// In ticket order.
-    queue: Vec<Entry>,
-    closed: bool,
-    breaks: u64,
-    waited: u64,
+    pub(super) queue: Vec<Entry>,
+    pub(super) closed: bool,
+    pub(super) breaks: u64,
+    pub(super) waited: u64,
+    /// Everything up to here is on media.
+    pub(super) durable: u64,
+    pub(super) outcomes: Vec<(Id, Outcome)>,
+    /// What closings have run, and what they have given up, since somebody asked.
+    pub(super) at_close: (u64, u64),
     pub(crate) map: Map,
 }
 
@@ -204,348 +267,248 @@ impl Twin {
     pub(crate) fn new(blocks: u64) -> Twin {
         Twin {
             last: 0,
-            pins: Vec::new(),
+            held: Vec::new(),
             queue: Vec::new(),
             closed: false,
             breaks: 0,
             waited: 0,
+            durable: 0,
+            outcomes: Vec::new(),
+            at_close: (0, 0),
             map: Map::new(blocks),
         }
     }
 
-    // ---- the rules --------------------------------------------------------------------------------
-
-    /// A pin that waits is granted when no earlier break overlaps it; pins never wait for pins.
-    fn granted(&self, at: usize) -> bool {
+    /// Who wants pages is granted them when no earlier break overlaps them, nor for a lease a break of
+    /// leases; pins and leases never wait for pins and leases.
+    pub(super) fn granted(&self, at: usize) -> bool {
         let me = &self.queue[at];
-        let earlier = self.queue[..at].iter();
-        let mut breaks = earlier.filter(|e| e.kind != Kind::Pin && !e.refused);
-        me.kind == Kind::Pin && !me.refused && !breaks.any(|e| e.pages.overlap(me.pages))
+        let mut earlier = self.queue[..at].iter();
+        me.waits_for_pages()
+            && !me.refused
+            && !earlier.any(|e| match me.kind {
+                Kind::Pin => e.closes() && e.meets(me),
+                _ => e.closes_to_leases() && e.meets(me),
+            })
     }
 
-    /// Everybody who has pages: pins in hand, and pins granted that nobody has fetched.
+    /// Everybody who has pages: holders, and those who have been granted and have not fetched it.
     pub(crate) fn holders(&self, of: Pages) -> Vec<Held> {
         let granted = (0..self.queue.len()).filter(|&at| self.granted(at));
-        let unfetched = granted.map(|at| Held {
-            id: self.queue[at].id,
-            pages: self.queue[at].pages,
-            thread: None,
+        let unfetched = granted.map(|at| {
+            let entry = &self.queue[at];
+            Held {
+                id: entry.id,
+                pages: entry.ranges[0],
+                kind: match entry.kind {
+                    Kind::Pin => HolderKind::Pin,
+                    _ => HolderKind::Lease,
+                },
+                thread: None,
+                label: entry.label,
+                extension: false,
+            }
         });
-        let all = self.pins.iter().copied().chain(unfetched);
+        let all = self.held.iter().copied().chain(unfetched);
         all.filter(|held| held.pages.overlap(of)).collect()
     }
 
-    /// A break is drained when nobody has its pages and nobody earlier wants them.
-    fn drained(&self, at: usize) -> bool {
-        let me = &self.queue[at];
-        let wants = |at: usize| !self.queue[at].refused && !self.granted(at);
-        let in_the_way = |at: usize| self.queue[at].pages.overlap(me.pages) && wants(at);
-        me.kind == Kind::Break
-            && !me.refused
-            && self.holders(me.pages).is_empty()
-            && !(0..at).any(in_the_way)
+    /// Whom a break of `ranges` meets.
+    pub(crate) fn holders_of(&self, ranges: &[Pages]) -> Vec<Held> {
+        let mut all = self.holders(Pages::ALL);
+        all.retain(|held| ranges.iter().any(|range| range.overlap(held.pages)));
+        all
     }
 
-    /// Whoever closes waits until no pin is left, and no break that had its proof.
-    fn idle(&self) -> bool {
-        let proofs = self
-            .queue
-            .iter()
-            .any(|e| e.kind == Kind::Break && !e.refused);
-        !proofs && self.holders(Pages::ALL).is_empty()
+    /// Those among them who have leases.
+    pub(crate) fn lease_holders(&self, ranges: &[Pages]) -> Vec<Held> {
+        let mut all = self.holders_of(ranges);
+        all.retain(|held| held.kind == HolderKind::Lease);
+        all
+    }
+
+    /// Whether somebody earlier has pages of a break to come, or wants them. A break of leases minds only
+    /// those who want leases, and is minded only by them.
+    pub(super) fn has_turn(&self, at: usize) -> bool {
+        let me = &self.queue[at];
+        !(0..at).any(|n| {
+            let e = &self.queue[n];
+            let wants = e.waits_for_pages() && !e.refused && !self.granted(n);
+            e.meets(me)
+                && match me.kind {
+                    Kind::LeaseBreak => wants && e.kind == Kind::Lease,
+                    _ => wants || e.closes(),
+                }
+        })
+    }
+
+    /// A break is drained when it has its turn and nobody has its pages.
+    pub(super) fn drained(&self, at: usize) -> bool {
+        let me = &self.queue[at];
+        let idle = match me.kind {
+            Kind::Break | Kind::Retired => self.holders_of(&me.ranges).is_empty(),
+            Kind::LeaseBreak => self.lease_holders(&me.ranges).is_empty(),
+            _ => return false,
+        };
+        idle && !me.refused && self.has_turn(at)
+    }
+
+    /// Whoever closes waits until no holder is left, no proof of either kind, and no retirement.
+    pub(super) fn idle(&self) -> bool {
+        let breaks = [Kind::Break, Kind::LeaseBreak, Kind::Retired];
+        let in_the_way = |e: &Entry| breaks.contains(&e.kind) && !e.refused;
+        !self.queue.iter().any(in_the_way) && self.holders(Pages::ALL).is_empty()
     }
 
     /// Whether some break, active or queued, wants one of `pages`.
     pub(crate) fn is_closed(&self, pages: Pages) -> bool {
-        let mut breaks = self.queue.iter().filter(|e| e.kind != Kind::Pin);
-        self.closed || breaks.any(|e| e.pages.overlap(pages))
+        self.closed || self.queue.iter().any(|e| e.closes() && e.overlaps(pages))
     }
 
-    fn at(&self, id: Id) -> usize {
-        let found = self.queue.iter().position(|e| e.id == id);
-        found.expect("the twin lost a ticket")
-    }
-
-    /// Whether the wait would end now. A pin that was never polled does not wait yet.
-    pub(crate) fn is_ready(&self, ticket: &Ticket) -> bool {
-        match ticket.place {
-            Place::Outside(_) => false,
-            Place::Failed(_) => true,
-            Place::Queued(id) => {
-                let at = self.at(id);
-                self.queue[at].refused
-                    || match ticket.ask {
-                        Ask::Pin => self.granted(at),
-                        Ask::Break | Ask::Op(_) => self.drained(at),
-                        Ask::Close => self.idle(),
-                    }
-            }
+    /// The hull of what is wanted of a lease.
+    pub(crate) fn wanted(&self, lease: Pages) -> Option<Pages> {
+        if self.closed {
+            return Some(lease);
         }
+        let wanting = self.queue.iter().filter(|e| e.closes_to_leases());
+        let parts = wanting.flat_map(|e| e.ranges.iter().filter_map(|r| r.meet(lease)));
+        parts.reduce(|a, b| Pages {
+            lo: a.lo.min(b.lo),
+            hi: a.hi.max(b.hi),
+        })
+    }
+
+    // ---- retirements ------------------------------------------------------------------------------
+
+    fn is_retired(&self, at: usize) -> bool {
+        self.queue[at].kind == Kind::Retired
+    }
+
+    fn can_run(&self, at: usize) -> bool {
+        self.is_retired(at) && self.drained(at) && self.queue[at].lsn <= self.durable
+    }
+
+    /// The first retirement that can be run.
+    pub(super) fn first_ready(&self) -> Option<usize> {
+        (0..self.queue.len()).find(|&at| self.can_run(at))
+    }
+
+    /// How many retirements there are.
+    pub(crate) fn retirements(&self) -> u64 {
+        self.queue
+            .iter()
+            .filter(|e| e.kind == Kind::Retired)
+            .count() as u64
+    }
+
+    /// Whether some retirement waits for the log alone.
+    pub(crate) fn is_undurable(&self) -> bool {
+        (0..self.queue.len()).any(|at| self.is_retired(at) && self.drained(at) && !self.can_run(at))
+    }
+
+    /// What the closing `id` gives up: the first that waits for the log alone, if all that is in its way
+    /// is such, or waits for such.
+    pub(super) fn first_given_up(&self, id: Id) -> Option<usize> {
+        let end = self.at(id);
+        let alone = |at: usize| self.drained(at) && self.queue[at].lsn > self.durable;
+        let stuck = |at: usize| self.is_retired(at) && (alone(at) || !self.has_turn(at));
+        let mut in_the_way = (0..end).filter(|&at| {
+            let e = &self.queue[at];
+            e.closes_to_leases() && e.kind != Kind::Close
+        });
+        if !in_the_way.all(stuck) {
+            return None;
+        }
+        (0..end).find(|&at| self.is_retired(at) && alone(at))
+    }
+
+    /// Whether the closing could run or give up something now.
+    pub(crate) fn has_work(&self, ticket: &Ticket) -> bool {
+        match ticket.place {
+            Place::Queued(id) => self.first_ready().is_some() || self.first_given_up(id).is_some(),
+            _ => false,
+        }
+    }
+
+    // ---- questions --------------------------------------------------------------------------------
+
+    pub(super) fn find(&self, id: Id) -> Option<usize> {
+        self.queue.iter().position(|e| e.id == id)
+    }
+
+    pub(super) fn at(&self, id: Id) -> usize {
+        self.find(id).expect("the twin lost a ticket")
+    }
+
+    /// Whether the wait would end now. A pin or a lease that was never polled does not wait yet.
+    pub(crate) fn is_ready(&self, ticket: &Ticket) -> bool {
+        let id = match (&ticket.place, ticket.ask) {
+            (Place::Outside(_), _) => return false,
+            (Place::Failed(_), _) => return true,
+            (_, Ask::Ready) => return self.first_ready().is_some(),
+            (_, Ask::Recall(lease)) => return self.wanted(self.held(lease).pages).is_some(),
+            (Place::Queued(id), _) => *id,
+            (Place::Nowhere, ask) => unreachable!("{ask:?} has a place"),
+        };
+        // A retirement that somebody has run.
+        let Some(at) = self.find(id) else { return true };
+        self.queue[at].refused
+            || match ticket.ask {
+                Ask::Retired => self.can_run(at),
+                Ask::Close => {
+                    let mut after = self.clone();
+                    after.run_left(id);
+                    after.idle()
+                }
+                _ => self.granted(at) || self.drained(at),
+            }
     }
 
     /// Whether it is a break with its proof to fetch.
     pub(crate) fn is_drained(&self, ticket: &Ticket) -> bool {
         match ticket.place {
-            Place::Queued(id) => self.drained(self.at(id)),
+            Place::Queued(id) => self.find(id).is_some_and(|at| self.drained(at)),
             _ => false,
         }
     }
 
     pub(crate) fn counts(&self) -> Counts {
+        let holders = self.holders(Pages::ALL);
+        let leases = holders.iter().filter(|h| h.kind == HolderKind::Lease);
+        let leases = leases.count();
+        let retired = self.queue.iter().filter(|e| e.kind == Kind::Retired);
         Counts {
-            pins: self.holders(Pages::ALL).len(),
+            pins: holders.len() - leases,
+            leases,
             breaks: self.breaks,
             waited: self.waited,
             // Documented as "active, and waiting": a ticket that nobody has come back for counts too.
             queued: self.queue.len(),
+            retired: retired
+                .map(|e| e.ranges[0].len())
+                .fold(0, u64::saturating_add),
         }
     }
 
-    // ---- what callers do --------------------------------------------------------------------------
-
-    fn next(&mut self) -> Id {
-        self.last += 1;
-        self.last
+    pub(crate) fn proof(&self, id: Id) -> &[Pages] {
+        &self.queue[self.at(id)].ranges
     }
 
-    fn join(&mut self, pages: Pages, kind: Kind) -> Id {
-        let id = self.next();
-        let refused = false;
-        self.queue.push(Entry {
-            id,
-            pages,
-            kind,
-            refused,
-        });
-        id
-    }
-
-    /// Takes a place for a break, and counts it.
-    fn join_break(&mut self, pages: Pages, kind: Kind) -> Id {
-        let id = self.join(pages, kind);
-        self.breaks += 1;
-        let at = self.queue.len() - 1;
-        let done = match kind {
-            Kind::Close => self.idle(),
-            _ => self.drained(at),
-        };
-        self.waited += u64::from(!done);
-        id
-    }
-
-    pub(crate) fn try_pin(
-        &mut self,
-        span: Span,
-        thread: Option<ThreadId>,
-    ) -> Result<Id, TryPinError> {
-        let pages = Pages::of(span)?;
-        if self.closed {
-            return Err(TryPinError::Closed);
-        }
-        if self.is_closed(pages) {
-            return Err(TryPinError::Breaking);
-        }
-        Ok(self.hold(pages, thread))
-    }
-
-    fn hold(&mut self, pages: Pages, thread: Option<ThreadId>) -> Id {
-        let id = self.next();
-        self.pins.push(Held { id, pages, thread });
-        id
-    }
-
-    pub(crate) fn unpin(&mut self, id: Id) {
-        self.pins.retain(|held| held.id != id);
-    }
-
-    /// A thread is gone: its pins are still there, and nobody knows whose they were. Returns how many.
-    pub(crate) fn forget_thread(&mut self, gone: ThreadId) -> u64 {
-        let theirs = self
-            .pins
-            .iter_mut()
-            .filter(|held| held.thread == Some(gone));
-        theirs.map(|held| held.thread = None).count() as u64
-    }
-
-    pub(crate) fn pin(&self, span: Span) -> Ticket {
-        Ticket {
-            ask: Ask::Pin,
-            place: Place::Outside(Pages::of(span)),
-        }
-    }
-
-    fn start(&mut self, ask: Ask, pages: Result<Pages, RangeError>) -> Ticket {
-        let place = match pages {
-            Err(error) => Place::Failed(error.into()),
-            Ok(_) if self.closed => Place::Failed(BreakError::Closed),
-            Ok(pages) => Place::Queued(self.join_break(pages, Kind::Break)),
-        };
-        Ticket { ask, place }
-    }
-
-    pub(crate) fn start_break(&mut self, span: Span) -> Ticket {
-        self.start(Ask::Break, Pages::of(span))
-    }
-
-    pub(crate) fn start_op(&mut self, op: Op) -> Ticket {
-        self.start(Ask::Op(op), op.drains())
-    }
-
-    /// An operation whose range was wrong from the start.
-    pub(crate) fn start_bad_op(&mut self, error: RangeError) -> Ticket {
-        let nothing = Op::Truncate(u64::MAX);
-        self.start(Ask::Op(nothing), Err(error))
-    }
-
-    /// A break, if it would be drained at once.
-    pub(crate) fn try_break(&mut self, span: Span) -> Result<Id, NoBreak> {
-        let pages = Pages::of(span).map_err(NoBreak::Range)?;
-        if self.closed {
-            return Err(NoBreak::Closed);
-        }
-        let id = self.join(pages, Kind::Break);
-        if self.drained(self.queue.len() - 1) {
-            self.breaks += 1;
-            return Ok(id);
-        }
-        self.queue.pop();
-        let wants = |at: usize| self.queue[at].pages.overlap(pages) && !self.granted(at);
-        Err(match (0..self.queue.len()).any(wants) {
-            true => NoBreak::Breaking,
-            false => NoBreak::Busy,
-        })
-    }
-
-    /// Refuses everybody who has neither a pin nor a proof.
-    pub(crate) fn close(&mut self) -> Ticket {
-        if !self.closed {
-            let has = |at: usize| self.granted(at) || self.drained(at);
-            let refused: Vec<bool> = (0..self.queue.len()).map(|at| !has(at)).collect();
-            for (entry, refused) in self.queue.iter_mut().zip(refused) {
-                entry.refused = refused;
-            }
-            self.closed = true;
-        }
-        Ticket {
-            ask: Ask::Close,
-            place: Place::Queued(self.join_break(Pages::ALL, Kind::Close)),
-        }
-    }
-
-    /// Polls: the answer, if there is one. A pin takes its ticket here.
-    pub(crate) fn poll(&mut self, ticket: &mut Ticket, thread: ThreadId) -> Option<Answer> {
-        let mut thread = Some(thread);
-        let id = match &ticket.place {
-            Place::Queued(id) => {
-                // Whoever reopens grants, so who took the pin cannot be told.
-                thread = None;
-                *id
-            }
-            Place::Outside(Err(error)) => return Some(Answer::Pin(Err((*error).into()))),
-            Place::Outside(Ok(_)) if self.closed => {
-                return Some(Answer::Pin(Err(PinError::Closed)));
-            }
-            Place::Outside(Ok(pages)) => {
-                let id = self.join(*pages, Kind::Pin);
-                ticket.place = Place::Queued(id);
-                id
-            }
-            Place::Failed(error) => {
-                return Some(match ticket.ask {
-                    Ask::Op(_) => Answer::Freed(Err((*error).into())),
-                    _ => Answer::Proof(Err(*error)),
-                });
-            }
-        };
-        if !self.is_ready(ticket) {
-            return None;
-        }
-        let at = self.at(id);
-        let Entry { pages, refused, .. } = self.queue[at];
-        if refused {
-            self.queue.remove(at);
-        }
-        Some(match ticket.ask {
-            Ask::Pin if refused => Answer::Pin(Err(PinError::Closed)),
-            Ask::Break if refused => Answer::Proof(Err(BreakError::Closed)),
-            Ask::Op(_) if refused => Answer::Freed(Err(BreakError::Closed.into())),
-            Ask::Pin => {
-                self.queue.remove(at);
-                Answer::Pin(Ok(self.hold(pages, thread)))
-            }
-            Ask::Break => Answer::Proof(Ok(id)),
-            Ask::Op(op) => {
-                let freed = self.map.run(op).map_err(OpError::Map);
-                self.reopen(id);
-                Answer::Freed(freed)
-            }
-            Ask::Close => {
-                self.reopen(id);
-                Answer::Closed
-            }
-        })
-    }
-
-    /// One who waited goes away.
-    pub(crate) fn cancel(&mut self, ticket: &Ticket) {
-        if let Place::Queued(id) = ticket.place {
-            self.reopen(id);
-        }
-    }
-
-    /// A proof is given back.
-    pub(crate) fn reopen(&mut self, id: Id) {
-        let at = self.at(id);
-        self.queue.remove(at);
-    }
-
-    pub(crate) fn proof(&self, id: Id) -> Pages {
-        self.queue[self.at(id)].pages
-    }
-
-    /// A pin in hand.
+    /// What somebody has in hand.
     pub(crate) fn held(&self, id: Id) -> Held {
-        let held = self.pins.iter().find(|held| held.id == id);
-        *held.expect("the twin lost a pin")
+        let held = self.held.iter().find(|held| held.id == id);
+        *held.expect("the twin lost a holder")
     }
 
-    /// The pages of one who is in the queue.
-    pub(crate) fn pages(&self, ticket: &Ticket) -> Option<Pages> {
+    pub(crate) fn is_extension(&self, id: Id) -> bool {
+        self.held(id).extension
+    }
+
+    /// The ranges of one who is in the queue.
+    pub(crate) fn ranges(&self, ticket: &Ticket) -> Option<&[Pages]> {
         match ticket.place {
-            Place::Queued(id) => Some(self.proof(id)),
+            Place::Queued(id) => self.find(id).map(|at| &self.queue[at].ranges[..]),
             _ => None,
         }
-    }
-
-    /// Parts a proof. The halves have the same place in the queue: nobody was between.
-    pub(crate) fn split(&mut self, id: Id, page: u64) -> Option<(Id, Id)> {
-        let at = self.at(id);
-        let whole = self.queue[at].clone();
-        if page <= whole.pages.lo || whole.pages.hi <= page {
-            return None;
-        }
-        let second = self.next();
-        self.queue[at].pages.hi = page;
-        let pages = Pages {
-            lo: page,
-            hi: whole.pages.hi,
-        };
-        let half = Entry {
-            id: second,
-            pages,
-            ..whole
-        };
-        self.queue.insert(at + 1, half);
-        Some((id, second))
-    }
-
-    /// An operation under a proof in hand.
-    pub(crate) fn under(&mut self, id: Id, op: Op) -> Result<u64, OpError<ExtentError>> {
-        let needs = op.drains().map_err(|e| OpError::Break(e.into()))?;
-        let proof = self.proof(id);
-        if needs.lo < proof.lo || proof.hi < needs.hi {
-            return Err(OpError::NotCovered);
-        }
-        self.map.run(op).map_err(OpError::Map)
     }
 }

@@ -51,6 +51,28 @@ pub(crate) enum Step {
     TryBreak(Span),
     /// For a truncate, the range's first number is the new length.
     Op(Kind, Span),
+    /// A break of several ranges, or of none.
+    BreakAll(Vec<(u64, u64)>),
+    /// A waitable lease, with a name or without; polled at once, or left as it is.
+    Lease(Span, bool, bool),
+    DropLease(usize, Who),
+    /// To pages like these, or to as much of them as is part of the lease.
+    Shrink(usize, Span, bool),
+    /// The holder of a lease does nothing but wait for its recall from now on.
+    Keep(usize),
+    BreakLeases(Span),
+    DropFree(usize),
+    Extend(usize, Span),
+    IntoBreak(usize),
+    /// A pin becomes a number.
+    Token(usize, Who),
+    Redeem(usize, Who),
+    /// A number that is no token any more, or is beside one that is: by so much.
+    Forge(usize, u64),
+    Retire(Span, u64),
+    Durable(u64),
+    Run(Who),
+    Ready,
     Try(usize, How),
     /// One who waits goes away; the newest, so that a queue can shrink from behind, or any.
     Cancel(usize),
@@ -127,15 +149,56 @@ fn step() -> impl Strategy<Value = Step> {
         4 => span().prop_map(Step::TryBreak),
         6 => (kind(), span()).prop_map(|(kind, span)| Step::Op(kind, span)),
         20 => (n(), how()).prop_map(|(which, how)| Step::Try(which, how)),
-        5 => how().prop_map(Step::TryAll),
+        7 => how().prop_map(Step::TryAll),
         4 => n().prop_map(Step::Cancel),
-        14 => n().prop_map(Step::DropProof),
+        20 => n().prop_map(Step::DropProof),
         4 => (n(), 0u64..20).prop_map(|(which, page)| Step::Split(which, page)),
         5 => (n(), kind(), span(), any::<bool>())
             .prop_map(|(which, kind, span, fit)| Step::Under(which, kind, span, fit)),
         6 => span().prop_map(Step::Allocate),
         2 => span().prop_map(Step::Look),
         2 => (0usize..2).prop_map(Step::Replace),
+        36 => held_long(),
+    ]
+}
+
+/// Pages in the small universe, in no order.
+fn ranges() -> impl Strategy<Value = Vec<(u64, u64)>> {
+    prop::collection::vec(
+        (0u64..20, 1u64..4).prop_map(|(at, len)| (at, at + len)),
+        0..4,
+    )
+}
+
+/// What goes beyond pins and breaks of one range.
+fn held_long() -> impl Strategy<Value = Step> {
+    let n = any::<usize>;
+    let forged = prop_oneof![
+        Just(0),
+        0u64..4,
+        (0u64..4).prop_map(|n| n << 32),
+        any::<u64>()
+    ];
+    prop_oneof![
+        10 => (span(), any::<bool>(), prop::bool::weighted(0.8))
+            .prop_map(|(span, named, poll)| Step::Lease(span, named, poll)),
+        8 => (n(), who()).prop_map(|(which, who)| Step::DropLease(which, who)),
+        6 => (n(), span(), prop::bool::weighted(0.8))
+            .prop_map(|(which, span, fit)| Step::Shrink(which, span, fit)),
+        4 => n().prop_map(Step::Keep),
+        5 => span().prop_map(Step::BreakLeases),
+        10 => n().prop_map(Step::DropFree),
+        4 => ranges().prop_map(Step::BreakAll),
+        7 => (n(), span()).prop_map(|(which, span)| Step::Extend(which, span)),
+        3 => n().prop_map(Step::IntoBreak),
+        4 => (n(), who()).prop_map(|(which, who)| Step::Token(which, who)),
+        4 => (n(), who()).prop_map(|(which, who)| Step::Redeem(which, who)),
+        2 => (n(), forged).prop_map(|(which, by)| Step::Forge(which, by)),
+        5 => (span(), prop_oneof![Just(0), 0u64..8])
+            .prop_map(|(span, lsn)| Step::Retire(span, lsn)),
+        5 => (0u64..8).prop_map(Step::Durable),
+        12 => who().prop_map(Step::Run),
+        2 => Just(Step::Ready),
     ]
 }
 

@@ -9,24 +9,46 @@ use std::time::{Duration, Instant};
 
 use layout_lease::maps::{ExtentError, ExtentMap};
 use layout_lease::{
-    BlockOp, BreakError, BreakLayouts, Close, Drained, OpError, PagePin, PinError, PinPages,
+    BlockOp, BreakError, BreakLayouts, BreakLeases, Close, Drained, LayoutLease, LeaseFree,
+    LeasePages, OpError, PagePin, PageRange, PinError, PinPages, Retired, RetiredReady,
 };
 
 use crate::model::Ticket;
 use crate::steps::How;
 
+/// A lease whose holder does nothing but wait until it is recalled.
+type Keeper<'g> = Pin<Box<dyn Future<Output = (LayoutLease, PageRange)> + 'g>>;
+
 pub(crate) enum What<'g> {
     Pin(PinPages<'g, ExtentMap>),
+    Lease(LeasePages<'g, ExtentMap>),
     Break(BreakLayouts<'g, ExtentMap>),
+    LeaseBreak(BreakLeases<'g, ExtentMap>),
     Op(BlockOp<'g, ExtentMap>),
+    Retired(Retired<ExtentMap>),
+    Ready(RetiredReady<'g, ExtentMap>),
+    Recall(Keeper<'g>),
     Close(Close<'g, ExtentMap>),
+}
+
+impl What<'_> {
+    pub(crate) fn keep(lease: LayoutLease) -> Self {
+        What::Recall(Box::pin(async move {
+            let wanted = lease.recalled().await;
+            (lease, wanted)
+        }))
+    }
 }
 
 /// What came out.
 pub(crate) enum Out<'g> {
     Pin(Result<PagePin, PinError>),
+    Lease(Result<LayoutLease, PinError>),
     Proof(Result<Drained<'g, ExtentMap>, BreakError>),
+    Free(Result<LeaseFree<'g, ExtentMap>, BreakError>),
     Freed(Result<u64, OpError<ExtentError>>),
+    Ready,
+    Recalled(LayoutLease, PageRange),
     Closed,
 }
 
@@ -45,8 +67,12 @@ pub(crate) struct Waiter<'g> {
     pub(crate) ticket: Ticket,
     /// It has said at least once that it must wait.
     pub(crate) waited: bool,
+    /// The name that a lease is asked for under.
+    pub(crate) label: Option<&'static str>,
     alarm: Arc<Alarm>,
     armed: bool,
+    /// How often its waker had been called when it was last registered.
+    before: usize,
 }
 
 impl<'g> Waiter<'g> {
@@ -55,8 +81,10 @@ impl<'g> Waiter<'g> {
             what,
             ticket,
             waited: false,
+            label: None,
             alarm: Arc::default(),
             armed: false,
+            before: 0,
         }
     }
 
@@ -65,9 +93,9 @@ impl<'g> Waiter<'g> {
         self.armed
     }
 
-    /// How often its waker was called.
+    /// How often its waker was called since it was registered.
     pub(crate) fn woken(&self) -> usize {
-        self.alarm.0.load(SeqCst)
+        self.alarm.0.load(SeqCst) - self.before
     }
 
     /// The break at its heart, if there is one.
@@ -75,7 +103,7 @@ impl<'g> Waiter<'g> {
         match &self.what {
             What::Break(it) => Some(it),
             What::Op(it) => Some(it.breaking()),
-            What::Pin(_) | What::Close(_) => None,
+            _ => None,
         }
     }
 
@@ -84,22 +112,29 @@ impl<'g> Waiter<'g> {
         let waker = Waker::from(Arc::clone(&self.alarm));
         let mut cx = Context::from_waker(&waker);
         let cx = &mut cx;
+        self.before = self.alarm.0.load(SeqCst);
+        /// Asks in each way there is.
+        macro_rules! look {
+            ($it:ident: $ty:ident) => {
+                look($it, how, cx, $ty::wait_timeout, $ty::wait_deadline)
+            };
+        }
         let out = match &mut self.what {
-            What::Pin(it) => {
-                look(it, how, cx, PinPages::wait_timeout, PinPages::wait_deadline).map(Out::Pin)
-            }
-            What::Break(it) => {
-                let (timeout, deadline) = (BreakLayouts::wait_timeout, BreakLayouts::wait_deadline);
-                look(it, how, cx, timeout, deadline).map(Out::Proof)
-            }
-            What::Op(it) => {
-                look(it, how, cx, BlockOp::wait_timeout, BlockOp::wait_deadline).map(Out::Freed)
-            }
-            What::Close(it) => {
-                look(it, how, cx, Close::wait_timeout, Close::wait_deadline).map(|()| Out::Closed)
-            }
+            What::Pin(it) => look!(it: PinPages).map(Out::Pin),
+            What::Lease(it) => look!(it: LeasePages).map(Out::Lease),
+            What::Break(it) => look!(it: BreakLayouts).map(Out::Proof),
+            What::LeaseBreak(it) => look!(it: BreakLeases).map(Out::Free),
+            What::Op(it) => look!(it: BlockOp).map(Out::Freed),
+            What::Retired(it) => look!(it: Retired).map(Out::Freed),
+            What::Ready(it) => look!(it: RetiredReady).map(|()| Out::Ready),
+            What::Close(it) => look!(it: Close).map(|()| Out::Closed),
+            What::Recall(it) => match it.as_mut().poll(cx) {
+                Poll::Ready((lease, wanted)) => Some(Out::Recalled(lease, wanted)),
+                Poll::Pending => None,
+            },
         };
-        self.armed = out.is_none() && matches!(how, How::Poll);
+        let polled = matches!(how, How::Poll) || matches!(self.what, What::Recall(_));
+        self.armed = out.is_none() && polled;
         self.waited |= out.is_none();
         out
     }
@@ -108,11 +143,22 @@ impl<'g> Waiter<'g> {
     pub(crate) fn wait(self) -> Out<'g> {
         match self.what {
             What::Pin(it) => Out::Pin(it.wait()),
+            What::Lease(it) => Out::Lease(it.wait()),
             What::Break(it) => Out::Proof(it.wait()),
+            What::LeaseBreak(it) => Out::Free(it.wait()),
             What::Op(it) => Out::Freed(it.wait()),
+            What::Retired(it) => Out::Freed(it.wait()),
+            What::Ready(it) => {
+                it.wait();
+                Out::Ready
+            }
             What::Close(it) => {
                 it.wait();
                 Out::Closed
+            }
+            What::Recall(it) => {
+                let (lease, wanted) = futures_lite::future::block_on(it);
+                Out::Recalled(lease, wanted)
             }
         }
     }
