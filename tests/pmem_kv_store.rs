@@ -4,6 +4,7 @@
 #[path = "../examples/pmem_kv/store/mod.rs"]
 mod store;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +14,7 @@ use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -282,6 +283,70 @@ fn a_pool_that_is_full_of_what_is_read_says_who_reads_it() {
     drop(held);
     store.put(b"other", &value(2, 40_000)).unwrap();
     assert_eq!(&*store.get(b"other").unwrap().unwrap(), value(2, 40_000));
+}
+
+/// After so many more fences one tells that it has begun, and waits for somebody.
+type Wait = (u32, Sender<()>, Receiver<()>);
+
+thread_local! {
+    /// What the fences of this thread do.
+    static SLOW: Cell<Option<Wait>> = const { Cell::new(None) };
+}
+
+/// Media on which a fence can take long.
+#[derive(Debug)]
+struct Slow;
+
+impl Media for Slow {
+    fn kind(&self) -> &'static str {
+        "slow"
+    }
+
+    fn flush(&self, _: &Dirty<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn fence(&self, _: &File) -> io::Result<()> {
+        match SLOW.take() {
+            Some((0, begun, go_on)) => {
+                begun.send(()).unwrap();
+                go_on.recv().unwrap();
+            }
+            Some((n, begun, go_on)) => SLOW.set(Some((n - 1, begun, go_on))),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn pages_are_not_free_before_every_earlier_change_is_on_the_media() {
+    let (_folder, path) = folder();
+    let store = Store::create(&path, 256 * PAGE, Some(Box::new(Slow))).unwrap();
+    store.put(b"slow", &value(1, 9000)).unwrap();
+    store.put(b"key", &value(2, 9000)).unwrap();
+    let (go_on, wait) = channel();
+    let (begun, has_begun) = channel();
+    let all = &store;
+    // It owns `go_on`, so that a failure here lets the thread go.
+    thread::scope(move |scope| {
+        let store = all;
+        scope.spawn(move || {
+            // The second fence is that of the directory entry.
+            SLOW.set(Some((1, begun, wait)));
+            store.put(b"slow", &value(3, 9000)).unwrap();
+        });
+        has_begun.recv().unwrap();
+        // Later in the log, and done before.
+        store.put(b"key", &value(4, 9000)).unwrap();
+        assert_eq!(store.reclaim().unwrap(), 0);
+        assert_eq!(store.stat().unwrap().usage.used, 4 * 3);
+        let pinned = store.pinned().unwrap();
+        assert_eq!((pinned.pages, pinned.holders.len()), (0, 0));
+        go_on.send(()).unwrap();
+    });
+    store.reclaim().unwrap();
+    assert_eq!(store.stat().unwrap().usage.used, 2 * 3);
 }
 
 /// Reads `key` of a pool that holds it and `act`s between the look-up and the pin.
