@@ -16,8 +16,9 @@ impl<M> LayoutGuard<M> {
     ///
     /// Waiting also runs what has been [retired](Self::retire) and is not freed yet. Retirements whose log
     /// position is not [durable](Self::durable) when nothing else is left to wait for are given up, with
-    /// `Closed`: their blocks are perhaps still named by what is on media, so they are not freed. Make the
-    /// log durable and say so before you wait.
+    /// `Closed`: their blocks are perhaps still named by what is on media, so they are not freed; nor are
+    /// those that were retired later with some of the same pages. Make the log durable and say so before you
+    /// wait, or at least before you drop the last pin.
     ///
     /// # Cancel safety
     ///
@@ -68,10 +69,10 @@ impl<M> Step for Close<'_, M> {
             panic!("`Close` polled after its output");
         };
         let record = self.guard.record();
-        let mut over = record.poll_break(id, via).is_some();
+        let mut over = record.poll_close(id, via);
         // Behind the listener: a retirement that gets ready later wakes us.
         if !over && self.guard.run_left(id) {
-            over = record.poll_break(id, Via::Nobody).is_some();
+            over = record.poll_close(id, Via::Nobody);
         }
         if !over {
             return Poll::Pending;

@@ -188,7 +188,7 @@ impl<M> LayoutGuard<M> {
     }
 
     /// The closing `id` waits: runs the retirements that are left before it, and gives up those that
-    /// wait for the log and nothing else. Whether there were any.
+    /// wait for the log when nobody else is left to wait for. Whether there were any.
     pub(crate) fn run_left(&self, id: u64) -> bool {
         let Some(free) = self.freer.get() else {
             return false;

@@ -205,6 +205,7 @@ fn run<M: BlockMap + Send + Sync + 'static>(
     verdict: Verdict,
 ) -> Result<u64, OpError<M::Error>> {
     let pages = claim.ranges.as_slice().first().copied();
+    // One that is given up may never have been drained: then nobody sees this, and it only reopens.
     let proof = Drained::new(GuardRef::Borrowed(guard), claim.ranges, claim.id);
     let punch = || match (pages, verdict) {
         (Some(pages), Verdict::Free) => proof.punch_hole(pages),

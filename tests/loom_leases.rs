@@ -292,6 +292,26 @@ fn retire_against_close() {
     });
 }
 
+/// I5: nothing is given up while somebody holds pages elsewhere, who may be the one that writes the log.
+#[test]
+fn retire_against_close_with_a_pin_elsewhere() {
+    explore(0, || {
+        let guard = guard();
+        let pin = guard.try_pin(1..2).unwrap();
+        let retired = guard.retire_after(0..1, 7);
+        let holder = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                guard.durable(7);
+                drop(pin);
+            }
+        });
+        guard.close().wait();
+        holder.join().unwrap();
+        assert_eq!(retired.wait().unwrap(), 1);
+    });
+}
+
 /// I3: two name two guards in opposite orders; and a pin of one of them is waited for in the same sleep.
 #[test]
 fn several_guards_in_opposite_orders() {

@@ -6,6 +6,7 @@ use crate::range::PageRange;
 use crate::raw::entry::{BreakState, Entry, What};
 use crate::raw::queue::Wakes;
 use crate::raw::record::{Inner, Record};
+use crate::raw::wait::{Rope, Via};
 use crate::raw::{scan, told};
 
 impl Record {
@@ -31,6 +32,20 @@ impl Record {
         drop(inner);
         self.wake(wakes);
         turn.id
+    }
+
+    /// Whether the closing `id` is over: nobody holds anything, no proof is out and nothing is retired; else
+    /// leaves a listener.
+    pub(crate) fn poll_close(&'static self, id: u64, via: Via<'_>) -> bool {
+        let mut rope = Rope::from(via);
+        let mut inner = self.inner.lock();
+        let over = inner.queue.is_over(id);
+        if let Some(entry) = inner.queue.get(id).filter(|_| !over) {
+            entry.bell.hang(&mut rope);
+        }
+        // The lock goes before what the rope has in it.
+        drop(inner);
+        over
     }
 
     /// The guard is dropped. Recycles the record and says yes if no holder is left; else the last one takes

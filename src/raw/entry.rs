@@ -12,7 +12,7 @@
 //!
 //! Pins and leases never wait for pins and leases. A break of leases and a break of the same pages get on
 //! with each other: both keep leases out. A closing guard and a dropped guard whose holders live on are
-//! breaks of everything.
+//! breaks of everything; but a closing does not wait for what is retired, which whoever waits for it runs.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -227,10 +227,14 @@ impl Entry {
             What::LeaseBreak(_) => {
                 waits && matches!(&self.what, What::Taker(t) if matches!(t.wants, Wants::Lease(_)))
             }
-            // Behind a closing there is nothing but other closings, which want the same.
+            // Behind a closing there is nothing but other closings, which want the same. What is retired, who
+            // waits for the closing runs himself.
+            What::Close(_) => match self.what {
+                What::Close(_) | What::Retired(_) => false,
+                _ => waits || self.closes_to_leases(),
+            },
             _ => match self.what {
-                What::Close(_) => false,
-                What::LeaseBreak(_) => matches!(later, What::Close(_)) && self.closes_to_leases(),
+                What::LeaseBreak(_) => false,
                 _ => waits || self.closes(),
             },
         }
@@ -275,8 +279,14 @@ impl Retired {
         self.state == BreakState::Drained && self.lsn <= durable && !self.running
     }
 
-    /// Whether its blocks could be freed if the log were on media.
-    pub(super) fn waits_for_log_alone(&self, durable: u64) -> bool {
-        self.state == BreakState::Drained && self.lsn > durable && !self.running
+    /// Whether it waits for nobody who holds its pages or is freeing blocks: for the log, or for an earlier
+    /// entry.
+    pub(super) fn waits_for_no_holder(&self, durable: u64) -> bool {
+        let waits = match self.state {
+            BreakState::Queued => true,
+            BreakState::Drained => self.lsn > durable,
+            BreakState::Draining { .. } | BreakState::Refused => false,
+        };
+        waits && !self.running
     }
 }

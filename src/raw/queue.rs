@@ -227,7 +227,6 @@ impl Queue {
                 _ => self.drain(record, at, wakes),
             }
         }
-        self.tell_closing(wakes);
     }
 
     /// A holder of `range` is gone: takes it off every break that waits for it. A lease that has been
@@ -377,24 +376,20 @@ impl Queue {
 
     /// Whoever closes the guard runs the retirements that are left, so it must be told of changes.
     #[inline]
-    fn tell_closing(&mut self, wakes: &mut Wakes) {
-        // Nothing enters behind a closing but closings.
-        if !self
-            .entries
-            .last()
-            .is_some_and(|e| matches!(e.what, What::Close(_)))
-            || !self
-                .entries
-                .iter()
-                .any(|e| matches!(e.what, What::Retired(_)))
-        {
-            return;
+    pub(super) fn tell_closing(&mut self, wakes: &mut Wakes) {
+        for entry in self.entries.iter_mut().rev() {
+            // Nothing enters behind a closing but closings.
+            let What::Close(_) = entry.what else { return };
+            wakes.add(mem::take(&mut entry.bell));
         }
-        for entry in &mut self.entries {
-            if let What::Close(_) = entry.what {
-                wakes.add(mem::take(&mut entry.bell));
-            }
-        }
+    }
+
+    /// Whether the closing `id` has nobody to wait for any more, and nothing that is retired.
+    pub(super) fn is_over(&self, id: u64) -> bool {
+        let retired = |e: &Entry| matches!(e.what, What::Retired(_));
+        let mut entries = self.entries.iter();
+        let closing = entries.clone().find(|e| e.id == id);
+        closing.is_none_or(Entry::is_drained) && !entries.any(retired)
     }
 
     /// Where `reclaimer` is told that some retirement is ready.
@@ -428,24 +423,22 @@ impl Queue {
         self.claim_at(at)
     }
 
-    /// Claims a retirement that is drained but not durable, if nothing but such is before entry `id`, and
-    /// retirements that wait for such.
+    /// Claims a retirement that will not be ready any more, if the closing `id` waits for nothing but such:
+    /// for the log, or for one that does. The last of them, so that none gets its turn because another was
+    /// given up.
     pub(super) fn claim_undurable_before(&mut self, id: u64) -> Option<Claim> {
-        let closing = self.entries.iter().position(|e| e.id == id)?;
-        let before = &self.entries[..closing];
-        let what = &self.entries[closing].what;
         let durable = self.durable();
-        // Not one that has become ready meanwhile.
-        let undurable =
-            |e: &Entry| matches!(&e.what, What::Retired(r) if r.waits_for_log_alone(durable));
-        let queued =
-            |e: &Entry| matches!(&e.what, What::Retired(r) if r.state == BreakState::Queued);
-        // One that is queued waits for one before it, and the first of all is not queued.
-        let stuck = |e: &Entry| undurable(e) || queued(e);
-        if !before.iter().filter(|e| e.keeps_waiting(what)).all(stuck) {
+        let closing = self.entries.iter().find(|e| e.id == id)?;
+        // Not if one has become ready meanwhile, or is about to.
+        let waits = |e: &Entry| match &e.what {
+            What::Retired(r) => r.waits_for_no_holder(durable),
+            _ => true,
+        };
+        if !closing.is_drained() || !self.entries.iter().all(waits) {
             return None;
         }
-        let at = before.iter().position(undurable)?;
+        let retired = |e: &Entry| matches!(e.what, What::Retired(_));
+        let at = self.entries.iter().rposition(retired)?;
         self.claim_at(at)
     }
 

@@ -101,9 +101,9 @@ impl Record {
         drop(bell);
     }
 
-    /// The guard closes, and only retirements are before the closing `id`, drained, that wait for the log:
-    /// one of those, to be given up. Nothing will say that the log is on media, and blocks that are
-    /// perhaps still named by what is there must not be freed (I4).
+    /// The closing `id` has nobody left to wait for, but retirements that wait for the log: one of those, to be
+    /// given up. Nothing will say that the log is on media, and blocks that are perhaps still named by what
+    /// is there must not be freed (I4); nor those of retirements that wait for one that is given up.
     pub(crate) fn give_up_retired(&'static self, id: u64) -> Option<Claim> {
         self.inner.lock().queue.claim_undurable_before(id)
     }

@@ -377,6 +377,7 @@ impl Record {
             if let What::Retired(_) = entry.what {
                 // Its blocks have been freed by somebody, and somebody else may wait for that.
                 wakes.add(std::mem::take(&mut entry.bell));
+                inner.queue.tell_closing(&mut wakes);
             }
         }
         drop(inner);

@@ -15,11 +15,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use layout_lease::TryBreakError;
+use layout_lease::maps::ExtentMap;
+use layout_lease::{BreakError, LayoutGuard, OpError, TryBreakError};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::support::{
-    Ask, Bell, NOW, OnDrop, alone, assert_clean, bare, is_alone, watched, watched_for,
+    Ask, Bell, Engine, NOW, OnDrop, alone, assert_clean, bare, is_alone, watched, watched_for,
 };
 
 /// Long enough for anything here that does not hang.
@@ -45,6 +46,76 @@ fn i04_a_closing_that_nobody_waits_for_delays_no_other() {
     assert!(first.wait_timeout(NOW).is_some());
     mem::forget(guard.close());
     assert!(guard.close().wait_timeout(NOW).is_some());
+}
+
+/// A closing gave up what waits for the log only if nothing but such was left; a retirement of the same pages
+/// that was called later, and waited for the first, kept it from that: `close().wait()` never ended. And
+/// what waited for a retirement that is given up has not the log's word either: it is given up with it.
+#[test]
+fn i05_a_closing_ends_though_a_retirement_waits_for_one_without_its_log() {
+    let guard = Arc::new(LayoutGuard::new(ExtentMap::new(16)));
+    guard.map().allocate(0..16).unwrap();
+    let mut first = guard.retire_after(0..8, 17);
+    let mut second = guard.retire(4..12);
+    let mut elsewhere = guard.retire(12..16);
+    assert!(guard.close().wait_timeout(NOW).is_some());
+    for given_up in [&mut first, &mut second] {
+        let answer = given_up.now();
+        assert!(
+            matches!(answer, Err(OpError::Break(BreakError::Closed))),
+            "{answer:?}"
+        );
+    }
+    assert_eq!(elsewhere.now().unwrap(), 4);
+    assert_eq!(guard.map().free_blocks(), 4);
+}
+
+/// It also gave them up while somebody still held pages, whose log record might have been the one that was
+/// missing: the end of the write that says so came too late.
+#[test]
+fn i05_a_closing_gives_nothing_up_while_somebody_is_left() {
+    let guard = Arc::new(LayoutGuard::new(ExtentMap::new(8)));
+    guard.map().allocate(0..8).unwrap();
+    let log_write = guard.try_pin(7..8).unwrap();
+    let mut retired = guard.retire_after(0..4, 17);
+    let (bell, mut closing) = (Bell::new(), guard.close());
+    assert!(bell.poll(&mut closing).is_pending());
+    assert_eq!(guard.stats().retired_pages, 4, "given up");
+    guard.durable(17);
+    assert_eq!(bell.rung(), 1, "it is for the closing to run");
+    assert!(bell.poll(&mut closing).is_pending());
+    assert_eq!(retired.now().unwrap(), 4);
+    drop(log_write);
+    assert!(bell.poll(&mut closing).is_ready());
+}
+
+/// A closing that waits for nothing but a retirement whose blocks another thread is freeing hears of its end.
+#[test]
+fn i06_a_closing_hears_of_the_last_retirement() {
+    watched_for(SHORT, || {
+        let (begun, begin) = mpsc::channel();
+        let (go, going) = mpsc::channel::<()>();
+        let work = Mutex::new((begun, going));
+        let guard = Arc::new(Engine::guard(move |_, _| {
+            let (begun, going) = &*work.lock().unwrap();
+            begun.send(()).unwrap();
+            going.recv().unwrap();
+            Ok(4)
+        }));
+        let mut retired = guard.retire(0..4);
+        let runs = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || guard.run_retired()
+        });
+        begin.recv().unwrap();
+        let (bell, mut closing) = (Bell::new(), guard.close());
+        assert!(bell.poll(&mut closing).is_pending());
+        go.send(()).unwrap();
+        assert_eq!(runs.join().unwrap(), 4);
+        assert_eq!(bell.rung(), 1);
+        assert!(bell.poll(&mut closing).is_ready());
+        assert_eq!(retired.now().unwrap(), 4);
+    });
 }
 
 // ---- waking ---------------------------------------------------------------------------------------
