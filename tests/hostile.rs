@@ -5,7 +5,7 @@
 //! **I7**, **I11**).
 //!
 //! **How.** A block map overwrites what is freed with poison at once, and gives it out again first, with a
-//! new generation (`hostile/engine.rs`). Some threads pin pages, look the blocks up, and then read every
+//! new generation (`hostile/engine.rs`). Some threads pin or lease pages, look the blocks up, and then read every
 //! word of them several times; what is poison, of another generation, or behind another page than at
 //! first, is a violation. Some write under their pins, some hand their pins on to another thread or exit.
 //! Others meanwhile run all five block operations, breaks with proofs in hand, timeouts and cancellations
@@ -30,6 +30,8 @@
 mod engine;
 #[path = "hostile/game.rs"]
 mod game;
+#[path = "hostile/holders.rs"]
+mod holders;
 #[path = "hostile/players.rs"]
 mod players;
 #[path = "hostile/tally.rs"]
@@ -45,7 +47,7 @@ struct Setting {
     seconds: f64,
     words_per_block: usize,
     parts: &'static [Part],
-    /// What must have happened; everything there is, if nothing is named.
+    /// What must have happened.
     counts: &'static [&'static str],
 }
 
@@ -64,7 +66,74 @@ const LONG: Setting = Setting {
         Part::Remove,
         Part::Remove,
     ],
-    counts: &[],
+    counts: &[
+        "pins",
+        "pins that waited",
+        "pins refused",
+        "waiting pins cancelled",
+        "pins handed on",
+        "pins of exited threads",
+        "breaks",
+        "breaks that waited",
+        "proofs in hand",
+        "proofs split",
+        "try_breaks refused",
+        "timeouts",
+        "freed after a timeout",
+        "breaks cancelled",
+        "breaks side by side",
+        "operations awaited",
+        "punch_hole",
+        "zero_range",
+        "truncate",
+        "collapse_range",
+        "insert_range",
+        "blocks freed",
+        "blocks allocated",
+        "words written",
+        "words checked",
+    ],
+};
+
+/// Leases whose holders give back what is wanted, pins that travel as numbers or are extended, and pages
+/// that are retired and freed by a thread of their own.
+const HELD: Setting = Setting {
+    name: "leases, tokens, retirements",
+    words_per_block: 16,
+    parts: &[
+        Part::Hold,
+        Part::Hold,
+        Part::Submit,
+        Part::Retire,
+        Part::Mix,
+        Part::Mix,
+    ],
+    counts: &[
+        "pins",
+        "pins that waited",
+        "pins refused",
+        "breaks",
+        "breaks that waited",
+        "leases",
+        "waiting leases cancelled",
+        "leases recalled",
+        "leases recalled asleep",
+        "leases shrunk",
+        "breaks of leases",
+        "tokens submitted",
+        "tokens redeemed",
+        "pins extended",
+        "extended through a break",
+        "holders who break",
+        "breaks of several ranges",
+        "retirements",
+        "retirements waited for",
+        "pages reclaimed",
+        "blocks freed",
+        "blocks allocated",
+        "words checked",
+    ],
+    ..LONG
 };
 
 /// Short pins in the same slots, again and again, and short breaks of single pages.
@@ -183,6 +252,11 @@ mod whole {
     #[test]
     fn a_hostile_engine_catches_nobody_with_short_pins() {
         finds_nothing(SHORT);
+    }
+
+    #[test]
+    fn a_hostile_engine_catches_nobody_who_holds_for_long_or_retires() {
+        finds_nothing(HELD);
     }
 
     #[test]

@@ -82,8 +82,15 @@ impl fmt::Display for Violation {
     }
 }
 
-/// The pages that somebody has pinned and looked up.
+/// The pages that somebody has pinned or leased and looked up.
 pub(crate) struct View(Vec<(u64, Entry)>);
+
+impl View {
+    /// Only these pages are still held.
+    pub(crate) fn keep(&mut self, pages: PageRange) {
+        self.0.retain(|(page, _)| pages.contains(*page));
+    }
+}
 
 impl Engine {
     pub(crate) fn new(words_per_block: usize) -> Self {

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use layout_lease::{LayoutGuard, PagePin};
+use layout_lease::{LayoutGuard, PagePin, PinToken};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::Setting;
-use crate::engine::{Engine, View};
+use crate::engine::{Engine, PAGES, View};
 use crate::tally::Tally;
 
 /// How many milliseconds a wait may take before it counts as lost. Nobody holds anything for more than a
@@ -27,12 +27,23 @@ const CLOG: usize = 1 << 23;
 static TABLE: Mutex<()> = Mutex::new(());
 
 /// A pin whose holder has handed it on, as to a device, with what was looked up under it.
-pub(crate) struct InFlight(pub(crate) PagePin, pub(crate) View);
+pub(crate) struct InFlight(pub(crate) Request, pub(crate) View);
+
+/// What a device brings back when it is done.
+pub(crate) enum Request {
+    Pin(PagePin),
+    /// A token's number.
+    Number(u64),
+}
 
 /// What all players share.
 pub(crate) struct Game {
     pub(crate) guard: Arc<LayoutGuard<Engine>>,
     pub(crate) tally: Tally,
+    /// How many leases there are of each page, as far as their holders say.
+    pub(crate) leased: [AtomicU64; PAGES as usize],
+    /// How far the log has been written.
+    pub(crate) log: AtomicU64,
     /// Memory to make a processor's store buffer busy with.
     clog: Box<[AtomicU64]>,
     stop: AtomicBool,
@@ -60,6 +71,10 @@ pub(crate) enum Part {
     Juggle,
     Stream,
     Strike,
+    Hold,
+    Submit,
+    Retire,
+    Mix,
 }
 
 impl Player<'_> {
@@ -101,6 +116,8 @@ impl Game {
         let game = Game {
             guard: Arc::new(LayoutGuard::with_barrier(engine, setting.barrier)),
             tally: Tally::default(),
+            leased: [const { AtomicU64::new(0) }; PAGES as usize],
+            log: AtomicU64::new(0),
             clog: (0..CLOG).map(|_| AtomicU64::new(0)).collect(),
             stop: AtomicBool::new(false),
         };
@@ -116,6 +133,10 @@ impl Game {
             }
             drop(device);
             scope.spawn(|| game.device(flights));
+            let retires = |part: &Part| matches!(part, Part::Retire | Part::Mix);
+            if setting.parts.iter().any(retires) {
+                scope.spawn(|| game.reclaimer(&playing));
+            }
             let over = |now| {
                 enough(&game.tally, now)
                     || now >= 20 * time
@@ -174,9 +195,37 @@ impl Game {
     /// Completes what is in flight: looks at the pages once more, and drops the pin, far from where it was
     /// taken.
     fn device(&self, flights: Receiver<InFlight>) {
-        for InFlight(pin, view) in flights {
+        for InFlight(request, view) in flights {
             self.check(&view);
-            drop(pin);
+            match request {
+                Request::Pin(pin) => drop(pin),
+                Request::Number(number) => {
+                    let redeem = || PinToken::from_u64(number).and_then(PinToken::redeem);
+                    let pin = redeem().expect("in flight");
+                    self.tally.redeemed.fetch_add(1, Relaxed);
+                    assert!(redeem().is_none(), "redeemed twice");
+                    self.check(&view);
+                    drop(pin);
+                }
+            }
+        }
+    }
+
+    /// Runs what is retired, and flushes the log, until nobody is left who retires anything.
+    fn reclaimer(&self, playing: &AtomicUsize) {
+        let mut idle = 0;
+        while playing.load(Relaxed) > 0 || self.guard.stats().retired_pages > 0 {
+            let mut ready = self.guard.retired_ready();
+            match ready.wait_timeout(Duration::from_millis(1)) {
+                Some(()) => idle = 0,
+                None => idle += 1,
+            }
+            if idle > LOST {
+                self.lost();
+            }
+            self.guard.durable(self.log.load(Relaxed));
+            let freed = self.guard.run_retired();
+            self.tally.reclaimed.fetch_add(freed, Relaxed);
         }
     }
 
@@ -189,7 +238,8 @@ impl Game {
     /// The final drain, and the books.
     fn end(self, took: Duration) -> (Tally, Duration) {
         let stats = self.guard.stats();
-        assert_eq!((stats.pins, stats.queued), (0, 0), "a trace is left");
+        let left = (stats.pins, stats.leases, stats.queued, stats.retired_pages);
+        assert_eq!(left, (0, 0, 0, 0), "a trace is left");
         self.tallied();
         self.guard.close().wait();
         self.guard.map().audit(|it| self.tally.violation(it));

@@ -11,7 +11,7 @@ use layout_lease::{BlockOp, Drained, OpError, PagePin, PageRange, TryBreakError,
 use rand::Rng;
 
 use crate::engine::{Engine, PAGES};
-use crate::game::{Game, InFlight, Part, Player};
+use crate::game::{Game, InFlight, Part, Player, Request};
 use crate::tally::add;
 
 /// The page that games about one page are about.
@@ -35,23 +35,27 @@ impl<'a> Player<'a> {
             Part::Juggle => self.juggle(),
             Part::Stream => self.stream(),
             Part::Strike => self.strike(),
+            Part::Hold => self.hold(),
+            Part::Submit => self.submit(),
+            Part::Retire => self.retire(),
+            Part::Mix => self.mix(),
         }
     }
 
-    fn range(&mut self, longest: u64) -> PageRange {
+    pub(crate) fn range(&mut self, longest: u64) -> PageRange {
         let start = self.rng.random_range(0..PAGES);
         let len = self.rng.random_range(1..=longest);
         PageRange::new(start, start + len).expect("a range")
     }
 
-    fn micros(&mut self, most: u64) -> Duration {
+    pub(crate) fn micros(&mut self, most: u64) -> Duration {
         Duration::from_micros(self.rng.random_range(0..=most))
     }
 
     // ---- those who hold pins ----------------------------------------------------------------------
 
     /// A pin, by any of the ways to one; or none.
-    fn pin(&mut self, pages: PageRange) -> Option<PagePin> {
+    pub(crate) fn pin(&mut self, pages: PageRange) -> Option<PagePin> {
         let (guard, tally) = (&self.game.guard, &self.game.tally);
         let way = self.rng.random_range(0..8);
         let pin = match guard.try_pin(pages) {
@@ -100,7 +104,7 @@ impl<'a> Player<'a> {
             }
         }
         if self.chance(10) {
-            match self.device.try_send(InFlight(pin, view)) {
+            match self.device.try_send(InFlight(Request::Pin(pin), view)) {
                 Ok(()) => add(&game.tally.handed, 1),
                 Err(full) => drop(full),
             }
@@ -177,7 +181,7 @@ impl<'a> Player<'a> {
                 return false;
             };
             let view = guard.map().look_up(pages);
-            device.send(InFlight(pin, view)).is_ok()
+            device.send(InFlight(Request::Pin(pin), view)).is_ok()
         });
         let pinned = passing.join().expect("no panic");
         add(&self.game.tally.pins, u64::from(pinned));
@@ -250,7 +254,7 @@ impl<'a> Player<'a> {
     }
 
     /// Operations under a proof in hand, whole or in halves.
-    fn under(&mut self, proof: Proof<'_>, pages: PageRange) {
+    pub(crate) fn under(&mut self, proof: Proof<'_>, pages: PageRange) {
         let tally = &self.game.tally;
         add(&tally.proofs, 1);
         assert!(proof.covers(pages));
@@ -534,7 +538,7 @@ impl<'a> Player<'a> {
     }
 
     /// Leaves the mapping to the others for a moment.
-    fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         for _ in 0..self.rng.random_range(0..400) {
             hint::spin_loop();
         }
