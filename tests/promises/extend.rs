@@ -1,13 +1,13 @@
 //! Extensions, and holders who break what they hold.
 
 use std::sync::Barrier as Meeting;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use layout_lease::{LayoutGuard, PageRange, RangeError, TryBreakError, TryPinError};
 
 use crate::support::{
-    Ask, BARRIERS, Bell, Dice, Engine, assert_clean, bare, is_open, lease, pages, watched,
+    Ask, BARRIERS, Bell, Dice, Engine, OnDrop, assert_clean, bare, is_open, lease, pages, watched,
 };
 
 // ---- extend ---------------------------------------------------------------------------------------
@@ -340,6 +340,40 @@ fn into_break_leaves_no_window() {
         drop((later.now().unwrap(), own, later));
         assert_clean(&guard);
     }
+}
+
+/// Somebody who tries all the time never has the pages between the holder's pin and its proof.
+#[test]
+fn into_break_race_of_one_who_waits_for_a_window() {
+    watched(|| {
+        for barrier in BARRIERS {
+            let guard = LayoutGuard::with_barrier((), barrier);
+            // Relaxed: that it is seen is the guard's affair (I7).
+            let (mine, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+            let (tries, rounds) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            thread::scope(|s| {
+                let _over = OnDrop::new(|| over.store(true, Ordering::SeqCst));
+                s.spawn(|| {
+                    while !over.load(Ordering::SeqCst) {
+                        if let Ok(proof) = guard.try_break_layouts(2..3) {
+                            assert_eq!(mine.load(Ordering::Relaxed), 0, "{proof:?}");
+                            tries.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                });
+                while rounds.fetch_add(1, Ordering::SeqCst) < 5_000
+                    || tries.load(Ordering::SeqCst) < 100
+                {
+                    let pin = guard.pin(0..4).wait().unwrap();
+                    mine.store(1, Ordering::Relaxed);
+                    let proof = pin.into_break(&guard).unwrap().wait().unwrap();
+                    mine.store(0, Ordering::Relaxed);
+                    drop(proof);
+                }
+            });
+            assert_clean(&guard);
+        }
+    });
 }
 
 /// One that came before the holder changed its mind is before it: the holder's pin must not keep it.
