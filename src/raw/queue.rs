@@ -64,9 +64,19 @@ impl Wakes {
         self.first.is_none()
     }
 
+    /// Wakes them all, also if one of the wakers panics.
     #[inline]
     pub(crate) fn ring(self) {
-        for bell in self.first.into_iter().chain(self.more) {
+        struct Rest<I: Iterator<Item = Bell>>(I);
+
+        impl<I: Iterator<Item = Bell>> Drop for Rest<I> {
+            fn drop(&mut self) {
+                self.0.by_ref().for_each(Bell::ring);
+            }
+        }
+
+        let mut rest = Rest(self.first.into_iter().chain(self.more));
+        while let Some(bell) = rest.0.next() {
             bell.ring();
         }
     }

@@ -158,15 +158,22 @@ impl Record {
             inner.queue.settle(self.number, at, &mut wakes);
         }
         drop(inner);
-        self.wake(wakes);
-        let Some((entry, _)) = removed else { return };
-        if let What::Taker(taker) = &entry.what {
+        if let Some((
+            Entry {
+                what: What::Taker(taker),
+                ..
+            },
+            _,
+        )) = &removed
+        {
             match taker.state {
                 TakerState::Pinned(slot) => self.unpin(slot),
                 TakerState::Leased(number) => self.give_back(number, taker.range),
                 TakerState::Waiting | TakerState::Refused => {}
             }
         }
+        // Last, for a waker may panic.
+        self.wake(wakes);
     }
 
     /// Pins `range` on the strength of the pin in `held`: through every closed range that already waits

@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::mem;
+use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -186,6 +187,33 @@ fn i06_a_look_without_waiting_leaves_the_waker() {
     drop(breaking.now().unwrap());
     assert_eq!(bells[1].rung(), 1);
     assert!(matches!(bells[1].poll(&mut waiter), Poll::Ready(Ok(_))));
+}
+
+/// A waker that panics took the wakes of all the others with it.
+#[test]
+fn i06_a_waker_that_panics_keeps_no_wake_from_others() {
+    struct Broken;
+    impl Wake for Broken {
+        fn wake(self: Arc<Self>) {
+            panic!("a broken waker");
+        }
+    }
+    let guard = bare();
+    let proof = guard.try_break_layouts(0..4).unwrap();
+    let broken = Waker::from(Arc::new(Broken));
+    let (bell, mut waiters) = (Bell::new(), [(); 3].map(|()| guard.pin(0..1)));
+    for (n, waiter) in waiters.iter_mut().enumerate() {
+        let answer = match n {
+            0 => Pin::new(waiter).poll(&mut Context::from_waker(&broken)),
+            _ => bell.poll(waiter),
+        };
+        assert!(answer.is_pending());
+    }
+    let reopened = panic::catch_unwind(AssertUnwindSafe(|| drop(proof)));
+    assert!(reopened.is_err(), "the panic goes on");
+    assert_eq!(bell.rung(), 2);
+    drop(waiters);
+    assert_clean(&guard);
 }
 
 // ---- naming ---------------------------------------------------------------------------------------
