@@ -273,11 +273,7 @@ impl Record {
         self.wake(wakes);
         // The abandoned map goes with its last holder (I9); its drop is the engine's code, so behind the
         // lock.
-        if !self.is_forked() {
-            drop(map);
-        } else {
-            std::mem::forget(map);
-        }
+        drop(map);
     }
 
     /// Whether some of these pages are closed.

@@ -114,6 +114,19 @@ impl Queue {
         }
     }
 
+    /// Whether nobody is to be told of anything, whatever is done: there is at most one break, and nobody
+    /// waits for it.
+    pub(super) fn is_quiet(&self) -> bool {
+        match self.entries.as_slice() {
+            [] => true,
+            [only] => {
+                matches!((&only.what, &only.ranges), (What::Break(_), Ranges::One(_)))
+                    && only.bell.is_silent()
+            }
+            _ => false,
+        }
+    }
+
     /// Takes everything out, to be dropped when the lock is released.
     pub(super) fn take(&mut self) -> Vec<Entry> {
         mem::take(&mut self.entries)

@@ -153,12 +153,14 @@ impl Record {
         self.process.load(Ordering::Relaxed) != std::process::id()
     }
 
-    /// The lock, for what a drop does; `None` where it would never be had, and nobody would miss it.
+    /// The lock, for what a drop does. `None` in a forked child, where it would perhaps never be had, nor the
+    /// locks behind it; whoever waits there is the parent's, and nobody must be woken or granted anything.
     pub(super) fn lock_to_drop(&self) -> Option<MutexGuard<'_, Inner>> {
-        // Asking for the process is a system call: only if the lock is taken.
+        // Asking for the process is a system call: only if it matters.
         match self.inner.try_lock() {
+            Some(inner) if inner.queue.is_quiet() => Some(inner),
+            _ if self.is_forked() => None,
             Some(inner) => Some(inner),
-            None if self.is_forked() => None,
             None => Some(self.inner.lock()),
         }
     }

@@ -387,3 +387,61 @@ fn corner_a_forked_child_may_drop_a_guard() {
         assert!(child.status().unwrap().success());
     }
 }
+
+/// The child of a fork dropped a pin for which a break of the parent's waited: it called the waker of the
+/// parent's task, in a process where neither the task's executor nor its locks are what they were; and
+/// granting the pages to the next would have waited for a lock of a thread that is not there.
+#[cfg(target_os = "linux")]
+#[test]
+fn corner_a_forked_child_wakes_nobody() {
+    use std::os::unix::process::CommandExt;
+
+    struct Ours(u32);
+    impl Wake for Ours {
+        fn wake(self: Arc<Self>) {
+            if std::process::id() != self.0 {
+                std::process::abort();
+            }
+        }
+    }
+    let guard = bare();
+    let waker = Waker::from(Arc::new(Ours(std::process::id())));
+    let mut cx = Context::from_waker(&waker);
+    let (pin, lease) = (
+        guard.try_pin(0..1).unwrap(),
+        guard.lease(1..2).now().unwrap(),
+    );
+    let mut of_pin = guard.break_layouts(0..1);
+    let mut of_lease = guard.break_leases(1..2);
+    let mut behind = guard.break_layouts(0..1);
+    let proof = guard.try_break_layouts(3..4).unwrap();
+    let mut pins = guard.pin(3..4);
+    assert!(Pin::new(&mut of_pin).poll(&mut cx).is_pending());
+    assert!(Pin::new(&mut of_lease).poll(&mut cx).is_pending());
+    assert!(Pin::new(&mut behind).poll(&mut cx).is_pending());
+    assert!(Pin::new(&mut pins).poll(&mut cx).is_pending());
+    let held = (&raw const pin, &raw const lease, &raw const proof);
+    let [pin_at, lease_at, proof_at] = [
+        held.0.expose_provenance(),
+        held.1.expose_provenance(),
+        held.2.expose_provenance(),
+    ];
+    let mut child = Command::new("true");
+    // SAFETY: between fork and exec, this runs in a copy of the process in which there is no other thread,
+    // and which never uses what it drops again.
+    unsafe {
+        child.pre_exec(move || {
+            drop(std::ptr::with_exposed_provenance::<layout_lease::PagePin>(pin_at).read());
+            drop(std::ptr::with_exposed_provenance::<layout_lease::LayoutLease>(lease_at).read());
+            drop(
+                std::ptr::with_exposed_provenance::<layout_lease::Drained<'_, ()>>(proof_at).read(),
+            );
+            Ok(())
+        });
+    }
+    assert!(child.status().unwrap().success());
+    // Here nothing has happened.
+    assert!(Pin::new(&mut of_pin).poll(&mut cx).is_pending());
+    drop((pin, lease, proof));
+    assert!(of_pin.now().is_ok() && of_lease.now().is_ok() && pins.now().is_ok());
+}
