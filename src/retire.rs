@@ -325,13 +325,15 @@ waitable! {
 
 impl<M: BlockMap + Send + Sync + 'static> Drop for Retired<M> {
     fn drop(&mut self) {
-        let State::Queued { job, .. } = &self.state else {
+        let State::Queued { id, job, .. } = &self.state else {
             return;
         };
+        let record = self.guard.record();
+        record.unhang_retired(*id);
         let mut told = match job.0.try_lock() {
             Some(told) => told,
             // Whoever had the lock is not there to release it.
-            None if self.guard.record().is_forked() => return,
+            None if record.is_forked() => return,
             None => job.0.lock(),
         };
         let outcome = mem::replace(&mut *told, Outcome::Detached);

@@ -4,6 +4,7 @@
 //! then frees the blocks without the lock, and takes it out of the queue, whatever becomes of that.
 
 use std::any::Any;
+use std::mem;
 use std::sync::Arc;
 
 use crate::raw::entry::{BreakState, Ranges, Retired, What};
@@ -76,6 +77,16 @@ impl Record {
         // The lock goes before what the rope has in it.
         drop(inner);
         Retirement::Waiting
+    }
+
+    /// Whoever waited for the retirement does not any more.
+    pub(crate) fn unhang_retired(&'static self, id: u64) {
+        let Some(mut inner) = self.lock_to_drop() else {
+            return;
+        };
+        let bell = inner.queue.get(id).map(|e| mem::take(&mut e.bell));
+        drop(inner);
+        drop(bell);
     }
 
     /// Whether some retirement is ready; else leaves a listener.

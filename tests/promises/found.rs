@@ -216,6 +216,22 @@ fn i06_a_waker_that_panics_keeps_no_wake_from_others() {
     assert_clean(&guard);
 }
 
+/// A retirement that goes on without its `Retired` kept the waker of the task that had waited for it, and
+/// with it the task, until the blocks were freed; and woke it then.
+#[test]
+fn i08_a_detached_retirement_has_let_go_of_the_waker() {
+    let guard = Arc::new(LayoutGuard::new(ExtentMap::new(4)));
+    let pin = guard.try_pin(0..1).unwrap();
+    let (bell, mut retired) = (Bell::new(), guard.retire(0..4));
+    assert!(bell.poll(&mut retired).is_pending());
+    assert_eq!(Arc::strong_count(&bell), 2);
+    drop(retired);
+    assert_eq!(Arc::strong_count(&bell), 1);
+    drop(pin);
+    assert_eq!((guard.run_retired(), guard.stats().queued), (0, 0));
+    assert_eq!(bell.rung(), 0);
+}
+
 // ---- naming ---------------------------------------------------------------------------------------
 
 /// A pin that was granted to a waiter was said to be of the thread that had reopened the pages.
