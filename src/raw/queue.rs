@@ -394,7 +394,9 @@ impl Queue {
             let reclaimers = ledger.reclaimers.drain(..);
             reclaimers.for_each(|(_, bell)| wakes.add(bell));
         }
-        self.tell_closing(wakes);
+        if ready {
+            self.tell_closing(wakes);
+        }
     }
 
     /// Whoever closes the guard runs the retirements that are left, so it must be told of changes.

@@ -55,7 +55,7 @@ impl Twin {
         self.breaks += 1;
         let at = self.queue.len() - 1;
         let done = match kind {
-            Kind::Close => self.idle(),
+            Kind::Close => self.idle_but_retired(),
             _ => self.drained(at),
         };
         self.waited += u64::from(!done);
@@ -290,12 +290,12 @@ impl Twin {
     }
 
     /// What waiting for the closing `id` does.
-    pub(super) fn run_left(&mut self, id: Id) {
+    pub(super) fn run_left(&mut self) {
         loop {
             if let Some(at) = self.first_ready() {
                 self.run_at(at);
                 self.at_close.0 += 1;
-            } else if let Some(at) = self.first_given_up(id) {
+            } else if let Some(at) = self.last_given_up() {
                 let id = self.queue.remove(at).id;
                 let given_up = Err(BreakError::Closed.into());
                 self.outcomes.push((id, given_up));
@@ -380,7 +380,7 @@ impl Twin {
             }
         };
         if let Ask::Close = ask {
-            self.run_left(id);
+            self.run_left();
         }
         if !self.is_ready(ticket) {
             return None;

@@ -355,7 +355,12 @@ impl Twin {
 
     /// Whoever closes waits until no holder is left, no proof of either kind, and no retirement.
     pub(super) fn idle(&self) -> bool {
-        let breaks = [Kind::Break, Kind::LeaseBreak, Kind::Retired];
+        self.idle_but_retired() && !self.queue.iter().any(|e| e.kind == Kind::Retired)
+    }
+
+    /// No holder is left, and no proof of either kind.
+    pub(super) fn idle_but_retired(&self) -> bool {
+        let breaks = [Kind::Break, Kind::LeaseBreak];
         let in_the_way = |e: &Entry| breaks.contains(&e.kind) && !e.refused;
         !self.queue.iter().any(in_the_way) && self.holders(Pages::ALL).is_empty()
     }
@@ -406,26 +411,21 @@ impl Twin {
         (0..self.queue.len()).any(|at| self.is_retired(at) && self.drained(at) && !self.can_run(at))
     }
 
-    /// What the closing `id` gives up: the first that waits for the log alone, if all that is in its way
-    /// is such, or waits for such.
-    pub(super) fn first_given_up(&self, id: Id) -> Option<usize> {
-        let end = self.at(id);
-        let alone = |at: usize| self.drained(at) && self.queue[at].lsn > self.durable;
-        let stuck = |at: usize| self.is_retired(at) && (alone(at) || !self.has_turn(at));
-        let mut in_the_way = (0..end).filter(|&at| {
-            let e = &self.queue[at];
-            e.closes_to_leases() && e.kind != Kind::Close
-        });
-        if !in_the_way.all(stuck) {
+    /// What whoever closes gives up: the last retirement, if nothing but such is left, and each waits for the
+    /// log or for one before it.
+    pub(super) fn last_given_up(&self) -> Option<usize> {
+        let all = 0..self.queue.len();
+        let ready = |at: usize| self.is_retired(at) && self.can_run(at);
+        if !self.idle_but_retired() || all.clone().any(ready) {
             return None;
         }
-        (0..end).find(|&at| self.is_retired(at) && alone(at))
+        all.rev().find(|&at| self.is_retired(at))
     }
 
     /// Whether the closing could run or give up something now.
     pub(crate) fn has_work(&self, ticket: &Ticket) -> bool {
         match ticket.place {
-            Place::Queued(id) => self.first_ready().is_some() || self.first_given_up(id).is_some(),
+            Place::Queued(_) => self.first_ready().is_some() || self.last_given_up().is_some(),
             _ => false,
         }
     }
@@ -457,7 +457,7 @@ impl Twin {
                 Ask::Retired => self.can_run(at),
                 Ask::Close => {
                     let mut after = self.clone();
-                    after.run_left(id);
+                    after.run_left();
                     after.idle()
                 }
                 _ => self.granted(at) || self.drained(at),
