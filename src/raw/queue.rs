@@ -76,7 +76,7 @@ impl Wakes {
         }
 
         let mut rest = Rest(self.first.into_iter().chain(self.more));
-        while let Some(bell) = rest.0.next() {
+        for bell in rest.0.by_ref() {
             bell.ring();
         }
     }
