@@ -292,6 +292,21 @@ fn retire_against_close() {
     });
 }
 
+/// I6: the last holder lets go of pages whose log never comes, while whoever closes finds that nobody is left:
+/// it must hear that there is something to give up.
+#[test]
+fn retire_against_close_without_the_log() {
+    explore(0, || {
+        let guard = guard();
+        let pin = guard.try_pin(0..1).unwrap();
+        let retired = guard.retire_after(0..1, 7);
+        let holder = thread::spawn(move || drop(pin));
+        guard.close().wait();
+        holder.join().unwrap();
+        assert!(retired.wait().is_err());
+    });
+}
+
 /// I5: nothing is given up while somebody holds pages elsewhere, who may be the one that writes the log.
 #[test]
 fn retire_against_close_with_a_pin_elsewhere() {

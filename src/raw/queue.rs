@@ -394,9 +394,15 @@ impl Queue {
             let reclaimers = ledger.reclaimers.drain(..);
             reclaimers.for_each(|(_, bell)| wakes.add(bell));
         }
-        if ready {
+        // Also if none is ready: what waits for the log alone now, the closing gives up.
+        if self.has_retired() {
             self.tell_closing(wakes);
         }
+    }
+
+    fn has_retired(&self) -> bool {
+        let retired = |e: &Entry| matches!(e.what, What::Retired(_));
+        self.entries.iter().any(retired)
     }
 
     /// Whoever closes the guard runs the retirements that are left, so it must be told of changes.
@@ -411,10 +417,8 @@ impl Queue {
 
     /// Whether the closing `id` has nobody to wait for any more, and nothing that is retired.
     pub(super) fn is_over(&self, id: u64) -> bool {
-        let retired = |e: &Entry| matches!(e.what, What::Retired(_));
-        let mut entries = self.entries.iter();
-        let closing = entries.clone().find(|e| e.id == id);
-        closing.is_none_or(Entry::is_drained) && !entries.any(retired)
+        let closing = self.entries.iter().find(|e| e.id == id);
+        closing.is_none_or(Entry::is_drained) && !self.has_retired()
     }
 
     /// Where `reclaimer` is told that some retirement is ready.
