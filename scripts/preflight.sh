@@ -38,5 +38,6 @@ step example pmem_kv demo --seconds 3
 step example mmap_truncate --seconds 2
 step example collision --seconds 1
 step example uring_pool --seconds 2
+step example async_engine --seconds 1
 step scripts/msrv.sh
 printf '\npreflight: %d s\n' "$((SECONDS - began))"

@@ -53,7 +53,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(doctest)]
+#[cfg(all(doctest, target_os = "linux"))] // its first example is an io_uring's
 #[doc = include_str!("../README.md")]
 struct Readme;
 
