@@ -1,4 +1,4 @@
-//! Breaking: close a range, wait until it is idle, get the proof. And closing for good.
+//! Breaking: close a range, wait until it is idle, get the proof.
 
 use std::fmt;
 use std::ops::RangeBounds;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use crate::drained::Drained;
-use crate::error::{BreakError, RangeError, TryBreakError};
+use crate::error::{BreakError, TryBreakError};
 use crate::guard::{GuardRef, LayoutGuard};
 use crate::holders::Holder;
 use crate::pin::PagePin;
-use crate::range::PageRange;
+use crate::range::{PageRange, RangeError};
 use crate::raw::entry::Ranges;
 use crate::raw::told::{self, Waiting};
 use crate::raw::turns::Turn;

@@ -3,45 +3,7 @@
 use thiserror::Error;
 
 use crate::holders::Holder;
-
-/// Why a range of pages or bytes was refused.
-///
-/// An empty or inverted range is never taken for "everything" or "nothing" (promise **I10**).
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum RangeError {
-    /// The range has no pages (or bytes) at all.
-    #[error("empty range at {at}: a range needs at least one page")]
-    Empty {
-        /// Where it starts and ends.
-        at: u64,
-    },
-    /// The range ends before it starts.
-    #[error("inverted range {start}..{end}: the start must lie before the end")]
-    Inverted {
-        /// The start that was given.
-        start: u64,
-        /// The end that was given.
-        end: u64,
-    },
-    /// The range names the page `u64::MAX`, which is not addressable.
-    #[error("page u64::MAX is not addressable: the last page is u64::MAX - 1")]
-    Unaddressable,
-    /// The pages lie outside of what is held.
-    #[error("pages {start}..{end} are not all held: only a part of a lease can be kept")]
-    Outside {
-        /// The start that was given.
-        start: u64,
-        /// The end that was given.
-        end: u64,
-    },
-    /// The page size is not a power of two.
-    #[error("page size {page_size} is not a power of two")]
-    PageSize {
-        /// The size that was given, in bytes.
-        page_size: u64,
-    },
-}
+use crate::range::RangeError;
 
 /// Why [`try_pin`](crate::LayoutGuard::try_pin) did not pin.
 #[non_exhaustive]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::holders::Holder;
 use crate::range::PageRange;
 use crate::raw::adapt::Barrier;
-use crate::raw::queue::Claim;
+use crate::raw::due::Claim;
 use crate::raw::record::Record;
 
 /// Tracks who uses the pages of one mapping, and closes ranges of it until nobody does.

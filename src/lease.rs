@@ -6,11 +6,11 @@ use std::ops::{Bound, RangeBounds};
 use std::panic::Location;
 use std::task::Poll;
 
-use crate::error::{PinError, RangeError};
+use crate::error::PinError;
 use crate::guard::LayoutGuard;
-use crate::range::PageRange;
-use crate::raw::record::Record;
-use crate::raw::turns::{Shut, Taken, Ticket};
+use crate::range::{PageRange, RangeError};
+use crate::raw::record::{Record, Shut};
+use crate::raw::taking::{Taken, Ticket};
 use crate::raw::wait::{Step, Via, waitable};
 
 /// A leased page range: while it lives, no break of any of its pages ends, but its holder is told.

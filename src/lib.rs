@@ -42,7 +42,8 @@
 //! | `recall` | [`Recalled`]: a lease is wanted; [`BreakLeases`]: leases alone |
 //! | `several` | [`break_layouts_of`], [`BreakMany`]: ranges of several guards in one wait |
 //! | `drained` | [`Drained`]: the evidence; its drop reopens |
-//! | `block_map` | [`BlockMap`], [`BlockOp`]: free, under the evidence |
+//! | `block_map` | [`BlockMap`]: the engine's side, called under the evidence |
+//! | `block_op` | [`BlockOp`]: break, free, reopen |
 //! | `retire` | [`Retired`]: free later, when nobody uses it and the log is on media |
 //! | `closing` | [`Close`]: for good |
 //! | [`maps`] | block maps that ship |
@@ -58,6 +59,7 @@
 struct Readme;
 
 mod block_map;
+mod block_op;
 mod breaking;
 mod closing;
 mod drained;
@@ -75,16 +77,17 @@ mod several;
 mod sync;
 mod token;
 
-pub use block_map::{BlockMap, BlockOp};
+pub use block_map::BlockMap;
+pub use block_op::BlockOp;
 pub use breaking::BreakLayouts;
 pub use closing::Close;
 pub use drained::Drained;
-pub use error::{BreakError, OpError, PinError, RangeError, TryBreakError, TryPinError};
+pub use error::{BreakError, OpError, PinError, TryBreakError, TryPinError};
 pub use guard::{LayoutGuard, Stats};
 pub use holders::{Holder, HolderKind};
 pub use lease::{LayoutLease, LeasePages};
 pub use pin::{PagePin, PinPages};
-pub use range::PageRange;
+pub use range::{PageRange, RangeError};
 pub use raw::adapt::Barrier;
 pub use recall::{BreakLeases, LeaseFree, Recalled};
 pub use retire::{Retired, RetiredReady};

@@ -5,13 +5,13 @@ use std::ops::RangeBounds;
 use std::panic::Location;
 use std::task::Poll;
 
-use crate::error::{PinError, RangeError, TryPinError};
+use crate::error::{PinError, TryPinError};
 use crate::guard::LayoutGuard;
-use crate::range::PageRange;
+use crate::range::{PageRange, RangeError};
 use crate::raw::protocol::Refusal;
-use crate::raw::record::Record;
+use crate::raw::record::{Record, Shut};
 use crate::raw::slots::Slot;
-use crate::raw::turns::{Shut, Taken, Ticket};
+use crate::raw::taking::{Taken, Ticket};
 use crate::raw::wait::{Step, Via, waitable};
 
 /// A pinned page range: while it lives, no break of any of its pages ends.

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::ops::{Bound, Range, RangeBounds};
 
-use crate::error::RangeError;
+use thiserror::Error;
 
 /// A half-open range of page indices that is never empty.
 ///
@@ -237,6 +237,45 @@ impl PageRange {
     pub(crate) const fn covers(&self, other: &PageRange) -> bool {
         self.start <= other.start && other.end <= self.end
     }
+}
+
+/// Why a range of pages or bytes was refused.
+///
+/// An empty or inverted range is never taken for "everything" or "nothing" (promise **I10**).
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RangeError {
+    /// The range has no pages (or bytes) at all.
+    #[error("empty range at {at}: a range needs at least one page")]
+    Empty {
+        /// Where it starts and ends.
+        at: u64,
+    },
+    /// The range ends before it starts.
+    #[error("inverted range {start}..{end}: the start must lie before the end")]
+    Inverted {
+        /// The start that was given.
+        start: u64,
+        /// The end that was given.
+        end: u64,
+    },
+    /// The range names the page `u64::MAX`, which is not addressable.
+    #[error("page u64::MAX is not addressable: the last page is u64::MAX - 1")]
+    Unaddressable,
+    /// The pages lie outside of what is held.
+    #[error("pages {start}..{end} are not all held: only a part of a lease can be kept")]
+    Outside {
+        /// The start that was given.
+        start: u64,
+        /// The end that was given.
+        end: u64,
+    },
+    /// The page size is not a power of two.
+    #[error("page size {page_size} is not a power of two")]
+    PageSize {
+        /// The size that was given, in bytes.
+        page_size: u64,
+    },
 }
 
 impl RangeBounds<u64> for PageRange {

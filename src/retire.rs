@@ -13,7 +13,7 @@ use crate::drained::Drained;
 use crate::error::{BreakError, OpError};
 use crate::guard::{GuardRef, LayoutGuard, Verdict};
 use crate::range::PageRange;
-use crate::raw::queue::Claim;
+use crate::raw::due::Claim;
 use crate::raw::retiring::Retirement;
 use crate::raw::wait::{Step, Via, waitable};
 use crate::sync::Mutex;

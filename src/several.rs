@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use crate::drained::Drained;
-use crate::error::{BreakError, RangeError};
+use crate::error::BreakError;
 use crate::guard::{GuardRef, LayoutGuard};
 use crate::holders::Holder;
-use crate::range::PageRange;
+use crate::range::{PageRange, RangeError};
 use crate::raw::entry::Ranges;
 use crate::raw::record::Record;
 use crate::raw::wait::{Group, Step, Via, waitable};

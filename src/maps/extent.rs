@@ -24,8 +24,8 @@ use thiserror::Error;
 use self::state::State;
 use crate::block_map::BlockMap;
 use crate::drained::Drained;
-use crate::error::{OpError, RangeError};
-use crate::range::PageRange;
+use crate::error::OpError;
+use crate::range::{PageRange, RangeError};
 use crate::sync::Mutex;
 
 /// An in-memory block map: logical pages to blocks, and a free-space allocator over `N` blocks.

@@ -4,9 +4,9 @@ use std::any::Any;
 
 use crate::range::PageRange;
 use crate::raw::entry::{BreakState, Entry, What};
-use crate::raw::queue::Wakes;
 use crate::raw::record::{Inner, Record};
 use crate::raw::wait::{Rope, Via};
+use crate::raw::wakes::Wakes;
 use crate::raw::{scan, told};
 
 impl Record {

@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use crate::holders::{Holder, HolderKind};
 use crate::range::PageRange;
-use crate::raw::queue::Wakes;
 use crate::raw::tree::Tree;
 use crate::raw::wait::Bell;
+use crate::raw::wakes::Wakes;
 
 /// One lease.
 pub(crate) struct Lease {

@@ -2,9 +2,9 @@
 
 use crate::holders::HolderKind;
 use crate::range::PageRange;
-use crate::raw::queue::Wakes;
 use crate::raw::record::{Inner, Record};
 use crate::raw::wait::{Rope, Via};
+use crate::raw::wakes::Wakes;
 use crate::sync::Ordering;
 
 impl Inner {

@@ -45,20 +45,22 @@
 //!
 //! | file | what |
 //! | --- | --- |
+//! | [`together`] | several mappings are broken at once |
+//! | [`turns`], [`taking`], [`leasing`], [`retiring`], [`ending`] | break and reopen; wait for pages; give leases back; free later; close and drop |
 //! | [`protocol`] | pin and unpin |
-//! | [`turns`], [`leasing`], [`retiring`], [`ending`] | break and wait; give leases back; free later; close and drop |
 //! | [`record`] | one mapping: everything below, in one place |
-//! | [`queue`], [`entry`] | tickets, and what becomes of them |
+//! | [`due`], [`queue`], [`entry`] | retirements that can be freed; tickets, and what becomes of them |
 //! | [`leases`], [`tree`], [`waits`] | long-lived holds; ranges in order; how long breaks waited |
 //! | [`scan`] | which pins overlap some pages |
 //! | [`tokens`], [`blocks`], [`slots`] | pins as numbers; who owns which slots; one pin |
 //! | [`gate`], [`adapt`], [`barrier`] | what is closed; who pays for the barrier; the barrier |
-//! | [`wait`], [`told`], [`arena`] | futures and blocking calls; events and numbers; a table that never moves |
+//! | [`wakes`], [`wait`], [`told`], [`arena`] | whom to wake; futures and blocking calls; events and numbers; a table that never moves |
 
 pub(crate) mod adapt;
 pub(crate) mod arena;
 pub(crate) mod barrier;
 pub(crate) mod blocks;
+pub(crate) mod due;
 pub(crate) mod ending;
 pub(crate) mod entry;
 pub(crate) mod gate;
@@ -70,9 +72,12 @@ pub(crate) mod record;
 pub(crate) mod retiring;
 pub(crate) mod scan;
 pub(crate) mod slots;
+pub(crate) mod taking;
+pub(crate) mod together;
 pub(crate) mod tokens;
 pub(crate) mod told;
 pub(crate) mod tree;
 pub(crate) mod turns;
 pub(crate) mod wait;
 pub(crate) mod waits;
+pub(crate) mod wakes;

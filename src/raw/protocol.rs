@@ -46,9 +46,9 @@ use std::panic::Location;
 use crate::holders::HolderKind;
 use crate::range::PageRange;
 use crate::raw::gate::Look;
-use crate::raw::queue::Wakes;
 use crate::raw::record::{Inner, Record};
 use crate::raw::slots::Slot;
+use crate::raw::wakes::Wakes;
 use crate::raw::{barrier, blocks};
 use crate::sync::{MutexGuard, thread_cell};
 

@@ -12,21 +12,21 @@
 
 use std::any::Any;
 use std::mem;
-use std::sync::Arc;
 
 use crate::holders::HolderKind;
 use crate::range::PageRange;
-use crate::raw::entry::{BreakState, Entry, Ranges, Retired, TakerState, Wants, What, join};
+use crate::raw::entry::{BreakState, Entry, Ranges, TakerState, Wants, What, join};
 use crate::raw::leases::Leases;
 use crate::raw::wait::Bell;
 use crate::raw::waits::Waits;
+use crate::raw::wakes::Wakes;
 use crate::raw::{blocks, scan};
 
 /// The entries in ticket order, and what only few mappings have need of.
 #[derive(Default)]
 pub(crate) struct Queue {
-    entries: Vec<Entry>,
-    ledger: Option<Box<Ledger>>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) ledger: Option<Box<Ledger>>,
 }
 
 /// What only mappings with leases, retirements or waiting breaks have need of.
@@ -41,45 +41,6 @@ pub(super) struct Ledger {
     pub(super) durable: u64,
     /// Those who want to be told when some retirement is ready.
     pub(super) reclaimers: Vec<(u64, Bell)>,
-}
-
-/// Those to be woken once the lock is released.
-#[derive(Default)]
-pub(crate) struct Wakes {
-    first: Option<Bell>,
-    more: Vec<Bell>,
-}
-
-impl Wakes {
-    #[inline]
-    pub(crate) fn add(&mut self, bell: Bell) {
-        match self.first {
-            None => self.first = Some(bell),
-            Some(_) => self.more.push(bell),
-        }
-    }
-
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    /// Wakes them all, also if one of the wakers panics.
-    #[inline]
-    pub(crate) fn ring(self) {
-        struct Rest<I: Iterator<Item = Bell>>(I);
-
-        impl<I: Iterator<Item = Bell>> Drop for Rest<I> {
-            fn drop(&mut self) {
-                self.0.by_ref().for_each(Bell::ring);
-            }
-        }
-
-        let mut rest = Rest(self.first.into_iter().chain(self.more));
-        for bell in rest.0.by_ref() {
-            bell.ring();
-        }
-    }
 }
 
 impl Queue {
@@ -364,132 +325,6 @@ fn left(record: u32, entry: &Entry, ledger: Option<&Ledger>) -> usize {
         false => 0,
     };
     pins + ledger.map_or(0, |l| l.leases.count(ranges))
-}
-
-/// Retirements.
-impl Queue {
-    fn durable(&self) -> u64 {
-        self.ledger.as_ref().map_or(0, |l| l.durable)
-    }
-
-    /// Whether the blocks of some retirement can be freed.
-    pub(super) fn has_ready(&self) -> bool {
-        let durable = self.durable();
-        self.entries
-            .iter()
-            .any(|e| matches!(&e.what, What::Retired(r) if r.is_ready(durable)))
-    }
-
-    /// Wakes those who wait for a retirement to be ready, if one is.
-    pub(super) fn tell_reclaimers(&mut self, wakes: &mut Wakes) {
-        let durable = self.durable();
-        let mut ready = false;
-        for entry in &mut self.entries {
-            if matches!(&entry.what, What::Retired(r) if r.is_ready(durable)) {
-                ready = true;
-                wakes.add(mem::take(&mut entry.bell));
-            }
-        }
-        if let Some(ledger) = self.ledger.as_mut().filter(|_| ready) {
-            let reclaimers = ledger.reclaimers.drain(..);
-            reclaimers.for_each(|(_, bell)| wakes.add(bell));
-        }
-        // Also if none is ready: what waits for the log alone now, the closing gives up.
-        if self.has_retired() {
-            self.tell_closing(wakes);
-        }
-    }
-
-    fn has_retired(&self) -> bool {
-        let retired = |e: &Entry| matches!(e.what, What::Retired(_));
-        self.entries.iter().any(retired)
-    }
-
-    /// Whoever closes the guard runs the retirements that are left, so it must be told of changes.
-    #[inline]
-    pub(super) fn tell_closing(&mut self, wakes: &mut Wakes) {
-        for entry in self.entries.iter_mut().rev() {
-            // Nothing enters behind a closing but closings.
-            let What::Close(_) = entry.what else { return };
-            wakes.add(mem::take(&mut entry.bell));
-        }
-    }
-
-    /// Whether the closing `id` has nobody to wait for any more, and nothing that is retired.
-    pub(super) fn is_over(&self, id: u64) -> bool {
-        let closing = self.entries.iter().find(|e| e.id == id);
-        closing.is_none_or(Entry::is_drained) && !self.has_retired()
-    }
-
-    /// Where `reclaimer` is told that some retirement is ready.
-    pub(super) fn reclaimer_bell(&mut self, reclaimer: u64) -> &mut Bell {
-        let all = &mut self.ledger_mut().reclaimers;
-        let at = match all.iter().position(|(r, _)| *r == reclaimer) {
-            Some(at) => at,
-            None => {
-                all.push((reclaimer, Bell::default()));
-                all.len() - 1
-            }
-        };
-        &mut all[at].1
-    }
-
-    /// `reclaimer` need not be told any more. The bell is to be dropped when the lock is released.
-    pub(super) fn unhang_reclaimer(&mut self, reclaimer: u64) -> Option<Bell> {
-        let all = &mut self.ledger.as_mut()?.reclaimers;
-        let at = all.iter().position(|(r, _)| *r == reclaimer)?;
-        Some(all.swap_remove(at).1)
-    }
-
-    /// Claims a retirement whose blocks can be freed: the one named, or the first.
-    pub(super) fn claim(&mut self, id: Option<u64>) -> Option<Claim> {
-        let durable = self.durable();
-        let ready = |e: &Entry, r: &Retired| r.is_ready(durable) && id.is_none_or(|id| id == e.id);
-        let at = self
-            .entries
-            .iter()
-            .position(|e| matches!(&e.what, What::Retired(r) if ready(e, r)))?;
-        self.claim_at(at)
-    }
-
-    /// Claims a retirement that will not be ready any more, if the closing `id` waits for nothing but such:
-    /// for the log, or for one that does. The last of them, so that none gets its turn because another was
-    /// given up.
-    pub(super) fn claim_undurable_before(&mut self, id: u64) -> Option<Claim> {
-        let durable = self.durable();
-        let closing = self.entries.iter().find(|e| e.id == id)?;
-        // Not if one has become ready meanwhile, or is about to.
-        let waits = |e: &Entry| match &e.what {
-            What::Retired(r) => r.waits_for_no_holder(durable),
-            _ => true,
-        };
-        if !closing.is_drained() || !self.entries.iter().all(waits) {
-            return None;
-        }
-        let retired = |e: &Entry| matches!(e.what, What::Retired(_));
-        let at = self.entries.iter().rposition(retired)?;
-        self.claim_at(at)
-    }
-
-    fn claim_at(&mut self, at: usize) -> Option<Claim> {
-        let entry = &mut self.entries[at];
-        let What::Retired(retired) = &mut entry.what else {
-            return None;
-        };
-        retired.running = true;
-        Some(Claim {
-            id: entry.id,
-            ranges: entry.ranges.clone(),
-            job: Arc::clone(&retired.job),
-        })
-    }
-}
-
-/// A retirement whose blocks are to be freed, by whoever has this.
-pub(crate) struct Claim {
-    pub(crate) id: u64,
-    pub(crate) ranges: Ranges,
-    pub(crate) job: Arc<dyn Any + Send + Sync>,
 }
 
 /// What is closed: one entry's ranges as they are, or the joined ranges of several.

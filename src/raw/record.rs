@@ -13,8 +13,9 @@ use crate::raw::adapt::{Barrier, Mode};
 use crate::raw::arena::Arena;
 use crate::raw::entry::{Entry, What};
 use crate::raw::gate::Gate;
-use crate::raw::queue::{Queue, Wakes};
+use crate::raw::queue::Queue;
 use crate::raw::waits::Waits;
+use crate::raw::wakes::Wakes;
 use crate::raw::{scan, slots};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, process_static};
 
@@ -46,6 +47,10 @@ pub(super) struct Inner {
 
 #[cfg(not(lease_loom))]
 const _: () = assert!(size_of::<Record>() <= 192);
+
+/// The guard is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shut;
 
 /// Counts of one mapping.
 pub(crate) struct Counts {
@@ -165,6 +170,14 @@ impl Record {
         }
     }
 
+    /// Lets the gate say what the queue says is closed, and the mode.
+    pub(super) fn publish_gate(&self, inner: &mut Inner) {
+        let version = inner.tick();
+        let closed = inner.queue.closed();
+        self.gate
+            .publish(version, closed.as_slice(), inner.mode.fenced);
+    }
+
     /// What this record's pins carry in their slots.
     #[cfg(test)]
     pub(crate) fn number(&self) -> u32 {
@@ -202,6 +215,12 @@ impl Record {
             ));
         });
         holders
+    }
+
+    /// Everybody who has a lease of pages of `ranges`.
+    pub(crate) fn lease_holders(&'static self, ranges: &[PageRange]) -> Vec<Holder> {
+        let inner = self.inner.lock();
+        self.list_leases(&inner, ranges)
     }
 
     /// Everybody who has a lease of pages of `ranges`.

@@ -7,11 +7,11 @@ use std::any::Any;
 use std::mem;
 use std::sync::Arc;
 
+use crate::raw::due::Claim;
 use crate::raw::entry::{BreakState, Ranges, Retired, What};
-use crate::raw::queue::{Claim, Wakes};
-use crate::raw::record::Record;
-use crate::raw::turns::Shut;
+use crate::raw::record::{Record, Shut};
 use crate::raw::wait::{Rope, Via};
+use crate::raw::wakes::Wakes;
 
 /// Where a retirement stands.
 pub(crate) enum Retirement {

@@ -1,44 +1,16 @@
-//! Taking turns: what those do who go through the queue, breakers and those who wait for pages.
+//! Taking turns: what breakers do, from closing the gate to reopening it.
 //!
-//! Everything here is under the mapping's lock, for as long as it takes to scan. Several mappings are
-//! broken together by taking their locks in the order of their numbers, all tickets at once: so of two
-//! who want the same mappings one is before the other in all of them.
+//! Everything here is under the mapping's lock, for as long as it takes to scan.
 
-use std::borrow::Cow;
-use std::panic::Location;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::TryBreakError;
-use crate::holders::Holder;
-use crate::range::PageRange;
-use crate::raw::adapt::{Executed, Needs};
-use crate::raw::blocks;
-use crate::raw::entry::{BreakState, Entry, Ranges, Taker, TakerState, Wants, What};
-use crate::raw::protocol::Refusal;
-use crate::raw::queue::Wakes;
-use crate::raw::record::{Inner, Record};
-use crate::raw::slots::Slot;
+use crate::raw::entry::{BreakState, Entry, Ranges, What};
+use crate::raw::record::{Inner, Record, Shut};
 use crate::raw::told;
-use crate::raw::wait::{Group, Rope, Via};
+use crate::raw::wait::{Rope, Via};
+use crate::raw::wakes::Wakes;
 use crate::sync::Ordering;
-
-/// The guard is closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shut;
-
-/// Pages that were waited for.
-pub(crate) enum Taken {
-    Pin(&'static Slot),
-    /// The lease with this number.
-    Lease(u32),
-}
-
-/// Where one who waits for pages stands.
-pub(crate) enum Ticket {
-    Granted(Taken),
-    Waiting(u64),
-}
 
 /// Where a break stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -51,165 +23,6 @@ pub(crate) struct Turn {
 }
 
 impl Record {
-    // ---- those who wait for pages -----------------------------------------------------------------
-
-    /// Pins `range`, or takes a ticket for it (I3).
-    pub(crate) fn queue_pin(
-        &'static self,
-        range: PageRange,
-        location: &'static Location<'static>,
-    ) -> Result<Ticket, Shut> {
-        let mut inner = self.inner.lock();
-        let taker = Taker {
-            range,
-            location,
-            wants: Wants::Pin,
-            state: TakerState::Waiting,
-        };
-        self.queue_taker(&mut inner, taker)
-    }
-
-    /// Leases `range`, or takes a ticket for it (I3).
-    pub(crate) fn queue_lease(
-        &'static self,
-        range: PageRange,
-        location: &'static Location<'static>,
-        label: Option<Cow<'static, str>>,
-    ) -> Result<Ticket, Shut> {
-        let mut inner = self.inner.lock();
-        let taker = Taker {
-            range,
-            location,
-            wants: Wants::Lease(label),
-            state: TakerState::Waiting,
-        };
-        self.queue_taker(&mut inner, taker)
-    }
-
-    fn queue_taker(&'static self, inner: &mut Inner, taker: Taker) -> Result<Ticket, Shut> {
-        if inner.closed {
-            return Err(Shut);
-        }
-        let (range, location) = (taker.range, taker.location);
-        let what = What::Taker(Box::new(taker));
-        let ranges = Ranges::from(range);
-        let blocks = |e: &Entry| e.keeps_waiting(&what) && e.ranges.overlap(&ranges);
-        if inner.queue.iter().any(blocks) {
-            let id = inner.tick();
-            inner.queue.push(Entry::new(id, ranges, what));
-            return Ok(Ticket::Waiting(id));
-        }
-        // Under the lock nobody can close: whoever does so later, scans later.
-        Ok(Ticket::Granted(match what {
-            What::Taker(taker) if matches!(taker.wants, Wants::Lease(_)) => {
-                let label = match taker.wants {
-                    Wants::Lease(label) => label,
-                    Wants::Pin => None,
-                };
-                let thread = Some(std::thread::current().id());
-                let leases = &mut inner.queue.ledger_mut().leases;
-                Taken::Lease(leases.take(range, location, label, thread))
-            }
-            _ => {
-                let slot = blocks::publish(self.number, range, location);
-                slot.confirm();
-                Taken::Pin(slot)
-            }
-        }))
-    }
-
-    /// Whether the pages have been granted or refused; else leaves a listener. Once it answers, the
-    /// ticket is used up.
-    pub(crate) fn poll_taker(&'static self, id: u64, via: Via<'_>) -> Option<Result<Taken, Shut>> {
-        let mut rope = Rope::from(via);
-        let mut inner = self.inner.lock();
-        let Some(entry) = inner.queue.get(id) else {
-            return Some(Err(Shut));
-        };
-        let answer = match &entry.what {
-            What::Taker(taker) => match taker.state {
-                TakerState::Pinned(slot) => Ok(Taken::Pin(slot)),
-                TakerState::Leased(number) => Ok(Taken::Lease(number)),
-                TakerState::Refused => Err(Shut),
-                TakerState::Waiting => {
-                    entry.bell.hang(&mut rope);
-                    // The lock goes before what the rope has in it.
-                    drop(inner);
-                    return None;
-                }
-            },
-            _ => Err(Shut),
-        };
-        let removed = inner.queue.remove(id);
-        drop(inner);
-        drop(removed);
-        Some(answer)
-    }
-
-    /// One who waits for pages goes away: those who waited for it need not any more, and a grant that it
-    /// has not fetched is given back (I8).
-    pub(crate) fn cancel_taker(&'static self, id: u64) {
-        let mut wakes = Wakes::default();
-        let Some(mut inner) = self.lock_to_drop() else {
-            return;
-        };
-        let removed = inner.queue.remove(id);
-        if let Some((_, at)) = removed {
-            inner.queue.settle(self.number, at, &mut wakes);
-        }
-        drop(inner);
-        if let Some((
-            Entry {
-                what: What::Taker(taker),
-                ..
-            },
-            _,
-        )) = &removed
-        {
-            match taker.state {
-                TakerState::Pinned(slot) => self.unpin(slot),
-                TakerState::Leased(number) => self.give_back(number, taker.range),
-                TakerState::Waiting | TakerState::Refused => {}
-            }
-        }
-        // Last, for a waker may panic.
-        self.wake(wakes);
-    }
-
-    /// Pins `range` on the strength of the pin in `held`: through every closed range that already waits
-    /// for that pin, if it is no extension itself (I1, I5).
-    pub(crate) fn extend(
-        &'static self,
-        held: &Slot,
-        range: PageRange,
-        location: &'static Location<'static>,
-    ) -> Result<&'static Slot, Refusal> {
-        if let Some(slot) = self.try_pin(range, location) {
-            return Ok(slot);
-        }
-        let inner = self.inner.lock();
-        if inner.closed {
-            return Err(Refusal::Closed);
-        }
-        let holds = held.range();
-        let mut closed = inner.queue.iter().filter(|e| e.closes());
-        let stranger = closed.any(|e| e.ranges.overlaps(&range) && !e.ranges.overlaps(&holds));
-        drop(closed);
-        let again = held.is_extension() && inner.queue.is_closed(&range);
-        if stranger || again {
-            return Err(Refusal::Breaking);
-        }
-        // Under the lock, so no scan of this mapping is on its way: the next one sees it (I11). Breaks that
-        // drain have counted the pin that this one hangs on, and not this one; but they end with a clean
-        // scan, not with a count.
-        let slot = blocks::publish(self.number, range, location);
-        slot.mark_extension();
-        slot.confirm();
-        Ok(slot)
-    }
-
-    // ---- breaks -----------------------------------------------------------------------------------
-
     /// Closes `ranges` and takes a ticket, in one step (I1).
     pub(crate) fn close_ranges(&'static self, ranges: Ranges) -> Result<Turn, Shut> {
         self.start_break(ranges, What::Break(BreakState::Queued))
@@ -259,7 +72,7 @@ impl Record {
     }
 
     /// Puts an entry into the queue.
-    fn write_down(&'static self, inner: &mut Inner, ranges: Ranges, what: What) -> u64 {
+    pub(super) fn write_down(&'static self, inner: &mut Inner, ranges: Ranges, what: What) -> u64 {
         let id = inner.tick();
         inner.breaks += 1;
         if let What::LeaseBreak(_) = what {
@@ -285,7 +98,13 @@ impl Record {
     }
 
     /// Looks whether anybody is before the last entry of the queue, and whether holders are left.
-    fn look(&'static self, inner: &mut Inner, id: u64, reached: bool, wakes: &mut Wakes) -> Turn {
+    pub(super) fn look(
+        &'static self,
+        inner: &mut Inner,
+        id: u64,
+        reached: bool,
+        wakes: &mut Wakes,
+    ) -> Turn {
         if reached {
             inner.queue.settle_last(self.number, wakes);
         } else if let Some(entry) = inner.queue.get(id) {
@@ -307,13 +126,6 @@ impl Record {
             }
         }
         turn
-    }
-
-    pub(super) fn publish_gate(&self, inner: &mut Inner) {
-        let version = inner.tick();
-        let closed = inner.queue.closed();
-        self.gate
-            .publish(version, closed.as_slice(), inner.mode.fenced);
     }
 
     /// Whether the break has its proof or was refused; else leaves a listener.
@@ -447,62 +259,5 @@ impl Record {
         let half = Entry::new(new, second, What::Break(BreakState::Drained));
         inner.queue.split(id, first, half);
         new
-    }
-
-    /// Everybody who has a lease of pages of `ranges`.
-    pub(crate) fn lease_holders(&'static self, ranges: &[PageRange]) -> Vec<Holder> {
-        let inner = self.inner.lock();
-        self.list_leases(&inner, ranges)
-    }
-
-    // ---- several mappings -------------------------------------------------------------------------
-
-    /// Closes ranges of several mappings, and takes all their tickets in one step. `parts` are in the
-    /// order of their numbers, each mapping once.
-    pub(crate) fn close_together(
-        parts: &[(&'static Record, Ranges)],
-        group: &Arc<Group>,
-    ) -> Result<Vec<u64>, Shut> {
-        let mut all_wakes = Vec::with_capacity(parts.len());
-        let mut locked: Vec<_> = parts
-            .iter()
-            .map(|(record, _)| record.inner.lock())
-            .collect();
-        if locked.iter().any(|inner| inner.closed) {
-            return Err(Shut);
-        }
-        let mut ids = Vec::with_capacity(parts.len());
-        for ((record, ranges), inner) in parts.iter().zip(&mut locked) {
-            let mut wakes = Wakes::default();
-            inner.queue.recall(ranges.as_slice(), &mut wakes);
-            let what = What::Break(BreakState::Queued);
-            let id = record.write_down(inner, ranges.clone(), what);
-            if let Some(entry) = inner.queue.get(id) {
-                entry.bell = group.bell();
-            }
-            ids.push(id);
-            all_wakes.push((record, wakes));
-        }
-        // Everything is closed before the first look, so one barrier does for all.
-        let mut needs = Vec::with_capacity(parts.len());
-        for ((record, _), inner) in parts.iter().zip(&mut locked) {
-            needs.push(inner.mode.begin_break());
-            record.publish_gate(inner);
-        }
-        let executed = needs.iter().max().map_or(Executed::Fence, |n| n.execute());
-        for (n, inner) in locked.iter_mut().enumerate() {
-            let (record, wakes) = &mut all_wakes[n];
-            // A barrier everywhere begins with a fence, also where it is refused.
-            let reached = inner.mode.learn(match needs[n] {
-                Needs::Fence => Executed::Fence,
-                Needs::Everywhere => executed,
-            });
-            record.look(inner, ids[n], reached, wakes);
-        }
-        drop(locked);
-        for (record, wakes) in all_wakes {
-            record.wake(wakes);
-        }
-        Ok(ids)
     }
 }

@@ -6,8 +6,7 @@ use std::io;
 use thiserror::Error;
 
 use super::FileSystem;
-use crate::error::RangeError;
-use crate::range::PageRange;
+use crate::range::{PageRange, RangeError};
 
 /// One of the five block operations, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,64 @@
+//! Several mappings are broken together: all tickets in one step, one barrier for all.
+//!
+//! Problem: two who want the same mappings in different orders must neither deadlock nor try again and again.
+//! Idea: the locks are taken in the order of the mappings' numbers, and all tickets under all of them: so of
+//! two who want the same mappings one is before the other in all of them.
+
+use std::sync::Arc;
+
+use crate::raw::adapt::{Executed, Needs};
+use crate::raw::entry::{BreakState, Ranges, What};
+use crate::raw::record::{Record, Shut};
+use crate::raw::wait::Group;
+use crate::raw::wakes::Wakes;
+
+impl Record {
+    /// Closes ranges of several mappings, and takes all their tickets in one step. `parts` are in the
+    /// order of their numbers, each mapping once.
+    pub(crate) fn close_together(
+        parts: &[(&'static Record, Ranges)],
+        group: &Arc<Group>,
+    ) -> Result<Vec<u64>, Shut> {
+        let mut all_wakes = Vec::with_capacity(parts.len());
+        let mut locked: Vec<_> = parts
+            .iter()
+            .map(|(record, _)| record.inner.lock())
+            .collect();
+        if locked.iter().any(|inner| inner.closed) {
+            return Err(Shut);
+        }
+        let mut ids = Vec::with_capacity(parts.len());
+        for ((record, ranges), inner) in parts.iter().zip(&mut locked) {
+            let mut wakes = Wakes::default();
+            inner.queue.recall(ranges.as_slice(), &mut wakes);
+            let what = What::Break(BreakState::Queued);
+            let id = record.write_down(inner, ranges.clone(), what);
+            if let Some(entry) = inner.queue.get(id) {
+                entry.bell = group.bell();
+            }
+            ids.push(id);
+            all_wakes.push((record, wakes));
+        }
+        // Everything is closed before the first look, so one barrier does for all.
+        let mut needs = Vec::with_capacity(parts.len());
+        for ((record, _), inner) in parts.iter().zip(&mut locked) {
+            needs.push(inner.mode.begin_break());
+            record.publish_gate(inner);
+        }
+        let executed = needs.iter().max().map_or(Executed::Fence, |n| n.execute());
+        for (n, inner) in locked.iter_mut().enumerate() {
+            let (record, wakes) = &mut all_wakes[n];
+            // A barrier everywhere begins with a fence, also where it is refused.
+            let reached = inner.mode.learn(match needs[n] {
+                Needs::Fence => Executed::Fence,
+                Needs::Everywhere => executed,
+            });
+            record.look(inner, ids[n], reached, wakes);
+        }
+        drop(locked);
+        for (record, wakes) in all_wakes {
+            record.wake(wakes);
+        }
+        Ok(ids)
+    }
+}
