@@ -358,7 +358,7 @@ impl<M: BlockMap> fmt::Debug for BlockOp<'_, M> {
     }
 }
 
-#[cfg(all(test, not(lease_loom)))]
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
 mod tests {
     use std::panic::Location;
     use std::process::Command;

@@ -1,10 +1,14 @@
 //! The only door to atomics, locks, fences, events, statics and thread locals.
 //!
 //! Everything that orders one thread against another comes through here, so that one `cfg`
-//! (`lease_loom`) puts the whole crate under a model checker. The door re-exports; where the model
-//! checker's types have another shape, a thin twin with the same shape stands in.
+//! (`lease_loom` or `lease_shuttle`) puts the whole crate under a model checker. The door re-exports;
+//! where the model checker's types have another shape, a thin twin with the same shape stands in.
 
-#[cfg(not(lease_loom))]
+/// Whether a model checker takes the place of the hardware: tables are small then, so that what is rare in
+/// life (a full block, a table that grows, a countdown that runs out) is the common case.
+pub(crate) const MODEL: bool = cfg!(any(lease_loom, lease_shuttle));
+
+#[cfg(not(any(lease_loom, lease_shuttle)))]
 mod real {
     pub(crate) use crossbeam_utils::atomic::AtomicCell;
     pub(crate) use event_listener::{Event, EventListener, Listener};
@@ -53,10 +57,10 @@ mod real {
     pub(crate) use {const_new, process_static, thread_cell, thread_owned};
 }
 
-#[cfg(not(lease_loom))]
+#[cfg(not(any(lease_loom, lease_shuttle)))]
 pub(crate) use real::*;
 
-#[cfg(lease_loom)]
+#[cfg(any(lease_loom, lease_shuttle))]
 mod model;
-#[cfg(lease_loom)]
+#[cfg(any(lease_loom, lease_shuttle))]
 pub(crate) use model::*;

@@ -16,7 +16,7 @@
 //! | `gate_opened_then_pinned` | gate opened, read by a pin | `gate_store_relaxed`, `gate_load_relaxed` |
 //! | `token_made_then_redeemed` | token made, redeemed | `token_made_relaxed`, `token_redeemed_relaxed` |
 //! | the others | through the mapping's lock | (that is parking_lot's) |
-#![cfg(not(lease_loom))]
+#![cfg(not(any(lease_loom, lease_shuttle)))]
 
 use std::cell::UnsafeCell;
 use std::convert::Infallible;

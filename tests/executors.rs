@@ -3,7 +3,7 @@
 //!
 //! The hand-written one polls a task only when that task was woken, so that a wake which is lost is a hang;
 //! and a hang is a failure, by a watchdog. `block_on` polls everything at each wake, on one thread.
-#![cfg(not(lease_loom))]
+#![cfg(not(any(lease_loom, lease_shuttle)))]
 
 #[path = "executors/pool.rs"]
 mod pool;

@@ -1,6 +1,6 @@
 //! `maps::FileBlocks` on real files: the five operations against a naive twin, what file systems lack,
 //! and what is refused before the file is touched.
-#![cfg(all(target_os = "linux", not(lease_loom)))]
+#![cfg(all(target_os = "linux", not(any(lease_loom, lease_shuttle))))]
 
 #[expect(dead_code, reason = "made for the tests of the promises")]
 mod support;

@@ -4,7 +4,7 @@
 //! Each says in a sentence what happened, and where to read on: by the title of the commit, or the
 //! subject on the lists. Most of them cannot happen here by construction: then the scenario is the one in
 //! which they did, and shows it.
-#![cfg(not(lease_loom))]
+#![cfg(not(any(lease_loom, lease_shuttle)))]
 #![expect(
     clippy::reversed_empty_ranges,
     reason = "that they are refused is one of the scenarios"

@@ -1,5 +1,5 @@
 //! The program `examples/mmap_truncate`: what it shows, with the lease and without.
-#![cfg(all(target_os = "linux", not(lease_loom)))]
+#![cfg(all(target_os = "linux", not(any(lease_loom, lease_shuttle))))]
 
 #[path = "support/program.rs"]
 mod program;

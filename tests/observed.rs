@@ -1,6 +1,6 @@
 //! What the features `tracing` and `metrics` tell, and that nothing is told from the drop of a pin or under a
 //! lock.
-#![cfg(not(lease_loom))]
+#![cfg(not(any(lease_loom, lease_shuttle)))]
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex};

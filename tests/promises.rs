@@ -23,7 +23,7 @@
 //! | `promises/names.rs` | who holds what: `holders`, `stats`, `Debug`; failures known from elsewhere |
 //! | `promises/corners.rs` | the rules for the corners: engines that fail, closing, types |
 //! | `promises/found.rs` | what the search for holes in the promises has found |
-#![cfg(not(lease_loom))]
+#![cfg(not(any(lease_loom, lease_shuttle)))]
 #![expect(
     clippy::reversed_empty_ranges,
     reason = "that they are refused is a promise"

@@ -1,5 +1,5 @@
 //! The program `examples/uring_pool`: what it shows, and what its mistakes show.
-#![cfg(all(target_os = "linux", not(lease_loom)))]
+#![cfg(all(target_os = "linux", not(any(lease_loom, lease_shuttle))))]
 
 #[path = "support/program.rs"]
 mod program;

@@ -24,6 +24,7 @@
 use std::time::Instant;
 
 use crate::raw::barrier;
+use crate::sync::MODEL;
 
 /// Which side pays for the barrier between pinners and breakers of a mapping.
 ///
@@ -63,11 +64,7 @@ const FIRST_PRICE_NS: u64 = 12_000;
 const VICTIMS: (u64, u64) = (5, 3);
 
 /// The shortest and the longest countdown, in pins.
-const COUNTDOWN: (u64, u64) = if cfg!(lease_loom) {
-    (2, 2)
-} else {
-    (128, 1 << 14)
-};
+const COUNTDOWN: (u64, u64) = if MODEL { (2, 2) } else { (128, 1 << 14) };
 
 /// Countdowns that must have run out in a row for each break that goes without.
 const PATIENCE: u8 = 4;

@@ -9,10 +9,10 @@
 
 use std::sync::OnceLock;
 
-use crate::sync::{AtomicUsize, Mutex, Ordering, const_new};
+use crate::sync::{AtomicUsize, MODEL, Mutex, Ordering, const_new};
 
 const PER_GROUP: usize = 8;
-const GROUPS: usize = if cfg!(lease_loom) { 2 } else { 20 };
+const GROUPS: usize = if MODEL { 2 } else { 20 };
 const CHUNKS: usize = PER_GROUP * GROUPS;
 
 /// A growing table of `T`; `FIRST` is the length of its first chunk (a power of two).
@@ -94,7 +94,7 @@ impl<T, const FIRST: usize> Arena<T, FIRST> {
     }
 }
 
-#[cfg(all(test, not(lease_loom)))]
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
 mod tests {
     use super::*;
 

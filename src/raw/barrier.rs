@@ -28,7 +28,7 @@
 
 use std::sync::OnceLock;
 
-use crate::sync::{Ordering, compiler_fence, fence};
+use crate::sync::{MODEL, Ordering, compiler_fence, fence};
 
 /// The pinner's side where the gate says nothing of fences: breakers execute the barrier.
 #[inline(always)]
@@ -38,7 +38,7 @@ pub(crate) fn light() {
     // - if it comes before our look, the look sees the gate closed.
     // So the store must come before the look in the machine's program order, which is all that this
     // orders. The model checker has no such barrier; there a fence stands at its point.
-    if cfg!(lease_loom) {
+    if MODEL {
         #[cfg(not(lease_mutant = "light_missing"))]
         fence(Ordering::SeqCst);
     } else {
@@ -69,7 +69,7 @@ pub(crate) fn can_reach_everywhere() -> bool {
     *REGISTERED.get_or_init(system::register)
 }
 
-#[cfg(all(target_os = "linux", not(lease_loom)))]
+#[cfg(all(target_os = "linux", not(any(lease_loom, lease_shuttle))))]
 mod system {
     use std::sync::OnceLock;
 
@@ -160,7 +160,7 @@ mod system {
     }
 }
 
-#[cfg(not(any(target_os = "linux", lease_loom)))]
+#[cfg(not(any(target_os = "linux", lease_loom, lease_shuttle)))]
 mod system {
     use crate::sync::{Ordering, fence};
 
@@ -176,7 +176,7 @@ mod system {
 }
 
 /// The model checker has no such barrier: a fence on each side stands for its point, see [`light`].
-#[cfg(lease_loom)]
+#[cfg(any(lease_loom, lease_shuttle))]
 mod system {
     use crate::sync::{Ordering, fence};
 

@@ -25,7 +25,8 @@ use crate::range::PageRange;
 use crate::raw::arena::Arena;
 use crate::raw::slots::{SLOTS, Slot};
 use crate::sync::{
-    AtomicCell, AtomicU32, AtomicU64, Mutex, Ordering, process_static, thread_cell, thread_owned,
+    AtomicCell, AtomicU32, AtomicU64, MODEL, Mutex, Ordering, process_static, thread_cell,
+    thread_owned,
 };
 
 /// How many blocks of the pool a thread looks at before it takes a new one.
@@ -53,7 +54,7 @@ pub(crate) struct Block {
     _odd: [u64; 8],
 }
 
-#[cfg(not(lease_loom))]
+#[cfg(not(any(lease_loom, lease_shuttle)))]
 const _: () = assert!(size_of::<Block>() == 37 * 64);
 
 impl Block {
@@ -158,7 +159,7 @@ impl Block {
     }
 }
 
-type Blocks = Arena<Block, { if cfg!(lease_loom) { 1 } else { 8 } }>;
+type Blocks = Arena<Block, { if MODEL { 1 } else { 8 } }>;
 
 process_static! {
     /// Every block there is.

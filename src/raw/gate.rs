@@ -39,7 +39,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::range::PageRange;
 use crate::raw::arena::Arena;
-use crate::sync::{AtomicU64, Mutex, Ordering, process_static};
+use crate::sync::{AtomicU64, MODEL, Mutex, Ordering, process_static};
 
 const FINAL: u64 = 1;
 const TABLE: u64 = 2;
@@ -47,7 +47,7 @@ const FENCED: u64 = 4;
 const VERSION_SHIFT: u32 = 3;
 
 /// Ranges that a table holds in place.
-const IN_PLACE: usize = if cfg!(lease_loom) { 1 } else { 2 };
+const IN_PLACE: usize = if MODEL { 1 } else { 2 };
 
 const WORD_STORED: Ordering = if cfg!(lease_mutant = "gate_store_relaxed") {
     Relaxed
@@ -103,7 +103,7 @@ impl Spill {
     }
 }
 
-type Spills = Arena<Spill, { if cfg!(lease_loom) { 1 } else { 8 } }>;
+type Spills = Arena<Spill, { if MODEL { 1 } else { 8 } }>;
 
 process_static! {
     /// Every spill table there is.

@@ -50,7 +50,7 @@ use crate::raw::record::{Inner, Record};
 use crate::raw::slots::Slot;
 use crate::raw::wakes::Wakes;
 use crate::raw::{barrier, blocks};
-use crate::sync::{MutexGuard, thread_cell};
+use crate::sync::{MODEL, MutexGuard, thread_cell};
 
 /// Why a pin was not granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(crate) enum Refusal {
 }
 
 /// Fenced pins that a thread takes between two charges. Odd.
-const CHARGE: u32 = if cfg!(lease_loom) { 1 } else { 127 };
+const CHARGE: u32 = if MODEL { 1 } else { 127 };
 
 thread_cell! {
     /// Fenced pins of this thread, of any mapping, until it charges one for them.

@@ -17,7 +17,7 @@ use crate::raw::queue::Queue;
 use crate::raw::waits::Waits;
 use crate::raw::wakes::Wakes;
 use crate::raw::{scan, slots};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, Ordering, process_static};
+use crate::sync::{AtomicU32, AtomicU64, MODEL, Mutex, MutexGuard, Ordering, process_static};
 
 /// One mapping: its gate and its queue. Lives for ever and is recycled, so that a pin can outlive its
 /// guard (I9).
@@ -45,7 +45,7 @@ pub(super) struct Inner {
     pub(super) breaks: u64,
 }
 
-#[cfg(not(lease_loom))]
+#[cfg(not(any(lease_loom, lease_shuttle)))]
 const _: () = assert!(size_of::<Record>() <= 192);
 
 /// The guard is closed.
@@ -64,7 +64,7 @@ pub(crate) struct Counts {
     pub(crate) waits: [Option<Duration>; 3],
 }
 
-type Records = Arena<Record, { if cfg!(lease_loom) { 2 } else { 32 } }>;
+type Records = Arena<Record, { if MODEL { 2 } else { 32 } }>;
 
 process_static! {
     static RECORDS: Records = Arena::new();
@@ -291,7 +291,7 @@ impl Record {
     }
 }
 
-#[cfg(all(test, not(lease_loom)))]
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
 mod tests {
     use std::fmt::Debug;
     use std::sync::{Arc, mpsc};

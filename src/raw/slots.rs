@@ -30,11 +30,11 @@
 use std::panic::Location;
 
 use crate::range::PageRange;
-use crate::sync::{AtomicCell, AtomicU64, Ordering};
+use crate::sync::{AtomicCell, AtomicU64, MODEL, Ordering};
 
 /// Slots in a block: with the header, a block is 2 KiB. Two under the model checker, so that full
 /// blocks and growth are the common case.
-pub(crate) const SLOTS: usize = if cfg!(lease_loom) { 2 } else { 63 };
+pub(crate) const SLOTS: usize = if MODEL { 2 } else { 63 };
 
 /// The slot has been looked at by a breaker of its mapping since it was filled.
 const SEEN: u64 = 1 << 32;

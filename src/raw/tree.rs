@@ -271,7 +271,7 @@ impl Tree {
     }
 }
 
-#[cfg(all(test, not(lease_loom)))]
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
 mod tests {
     use rand::rngs::SmallRng;
     use rand::seq::SliceRandom;

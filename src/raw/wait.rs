@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::raw::told::{self, Waiting};
-use crate::sync::{Event, EventListener, Listener, Mutex, spin_loop};
+use crate::sync::{Event, EventListener, Listener, MODEL, Mutex, spin_loop};
 
 /// How the waiter of a step is to be woken.
 pub(crate) enum Via<'a> {
@@ -271,7 +271,7 @@ fn spin<S: Step>(waitable: &mut S, deadline: Option<Instant>) -> Option<S::Outpu
 /// Whether a holder can run while we look: not on a single processor, nor in a model.
 fn is_worth_spinning() -> bool {
     static SEVERAL: OnceLock<bool> = OnceLock::new();
-    !cfg!(lease_loom) && *SEVERAL.get_or_init(has_several_processors)
+    !MODEL && *SEVERAL.get_or_init(has_several_processors)
 }
 
 /// Asks for the processors of the machine, not for those that this thread may run on: the holder may run on

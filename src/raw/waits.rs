@@ -67,7 +67,7 @@ fn end(bucket: usize) -> Duration {
     Duration::from_nanos((next / STEPS as u128) as u64)
 }
 
-#[cfg(all(test, not(lease_loom)))]
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
 mod tests {
     use super::*;
 

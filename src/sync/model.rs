@@ -1,34 +1,39 @@
-//! The door under a model checker: loom's types, and thin twins with the shape of the real ones where
-//! loom has none.
+//! The door under a model checker: its types, and thin twins with the shape of the real ones where it has
+//! none. loom explores every schedule of small models, shuttle draws schedules of large ones.
 //!
-//! Statics and thread locals are loom's, so every explored execution starts with a fresh process.
+//! Statics and thread locals are the checker's, so every execution starts with a fresh process.
 
 use std::sync::Arc;
 use std::time::Instant;
 
+#[cfg(lease_loom)]
+pub(crate) use loom as checker;
+#[cfg(lease_shuttle)]
+pub(crate) use shuttle as checker;
+
+pub(crate) use checker::sync::MutexGuard;
+pub(crate) use checker::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
-pub(crate) use loom::sync::MutexGuard;
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use std::hint::spin_loop;
 pub(crate) use std::sync::atomic::compiler_fence;
 
 /// A lock with the shape of the real one.
 #[derive(Default)]
-pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+pub(crate) struct Mutex<T>(checker::sync::Mutex<T>);
 
 impl<T> Mutex<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(loom::sync::Mutex::new(value))
+        Self(checker::sync::Mutex::new(value))
     }
 
-    pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         match self.0.lock() {
             Ok(guard) => guard,
             Err(poisoned) => poisoned.into_inner(),
         }
     }
 
-    pub(crate) fn try_lock(&self) -> Option<loom::sync::MutexGuard<'_, T>> {
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok()
     }
 }
@@ -40,8 +45,8 @@ pub(crate) struct Event(Arc<Bell>);
 
 #[derive(Default)]
 struct Bell {
-    rung: loom::sync::Mutex<bool>,
-    heard: loom::sync::Condvar,
+    rung: checker::sync::Mutex<bool>,
+    heard: checker::sync::Condvar,
 }
 
 impl Event {
@@ -78,21 +83,52 @@ impl Listener for EventListener {
         }
     }
 
-    /// There is no clock in a model: the deadline has always come, unless the bell has rung before.
+    /// There is no clock in a model: the deadline has come when the checker says so, unless the bell has
+    /// rung before.
     fn wait_deadline(self, _deadline: Instant) -> Option<()> {
-        self.0.rung.lock().ok().filter(|rung| **rung).map(drop)
+        let has_rung = || self.0.rung.lock().ok().filter(|rung| **rung).map(drop);
+        std::iter::repeat_with(has_rung)
+            .take(looks_before_a_deadline())
+            .find(|rung| rung.is_some() || between_looks())
+            .flatten()
     }
+}
+
+/// loom: the deadline has always come.
+#[cfg(lease_loom)]
+fn looks_before_a_deadline() -> usize {
+    1
+}
+
+#[cfg(lease_loom)]
+fn between_looks() -> bool {
+    false
+}
+
+/// shuttle: it comes now, soon or late.
+#[cfg(lease_shuttle)]
+fn looks_before_a_deadline() -> usize {
+    use shuttle::rand::Rng;
+    1 << shuttle::rand::thread_rng().gen_range(0..4)
+}
+
+/// Lets the others run. `false`: look again.
+#[cfg(lease_shuttle)]
+fn between_looks() -> bool {
+    shuttle::thread::yield_now();
+    false
 }
 
 macro_rules! process_static {
     ($(#[$attr:meta])* static $name:ident: $ty:ty = $init:expr;) => {
-        loom::lazy_static! {
+        $crate::sync::checker::lazy_static! {
             $(#[$attr])*
             static ref $name: $ty = $init;
         }
     };
 }
 
+#[cfg(lease_loom)]
 macro_rules! thread_cell {
     ($(#[$attr:meta])* static $name:ident: $ty:ty = $init:expr;) => {
         loom::thread_local! {
@@ -102,9 +138,53 @@ macro_rules! thread_cell {
     };
 }
 
+/// shuttle drops every thread local at the end of a thread, and those without a destructor are used by the
+/// destructors of others. So there is a twin which after that is what it was in the beginning.
+#[cfg(lease_shuttle)]
+macro_rules! thread_cell {
+    ($(#[$attr:meta])* static $name:ident: $ty:ty = $init:expr;) => {
+        $(#[$attr])*
+        static $name: $crate::sync::ThreadCell<$ty> = $crate::sync::ThreadCell {
+            key: {
+                shuttle::thread_local! {
+                    static KEY: $ty = $init;
+                }
+                &KEY
+            },
+            init: || $init,
+        };
+    };
+}
+
+#[cfg(lease_shuttle)]
+pub(crate) struct ThreadCell<T: 'static> {
+    pub(crate) key: &'static shuttle::thread::LocalKey<T>,
+    pub(crate) init: fn() -> T,
+}
+
+#[cfg(lease_shuttle)]
+impl<T: 'static> ThreadCell<T> {
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        match self.key.try_with(|_| ()) {
+            Ok(()) => self.key.with(f),
+            Err(_) => f(&(self.init)()),
+        }
+    }
+
+    pub(crate) fn try_with<R>(
+        &self,
+        f: impl FnOnce(&T) -> R,
+    ) -> Result<R, shuttle::thread::AccessError> {
+        Ok(self.with(f))
+    }
+}
+
 macro_rules! thread_owned {
-    ($($t:tt)*) => {
-        $crate::sync::thread_cell! { $($t)* }
+    ($(#[$attr:meta])* static $name:ident: $ty:ty = $init:expr;) => {
+        $crate::sync::checker::thread_local! {
+            $(#[$attr])*
+            static $name: $ty = $init;
+        }
     };
 }
 
