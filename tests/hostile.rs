@@ -26,6 +26,8 @@
 //! **How long.** One or two seconds for each game; `HOSTILE_SECONDS` overrides. The counts of everything are printed, and
 //! zero of anything is a failure.
 
+#[path = "hostile/clog.rs"]
+mod clog;
 #[path = "hostile/engine.rs"]
 mod engine;
 #[path = "hostile/game.rs"]
@@ -34,164 +36,17 @@ mod game;
 mod holders;
 #[path = "hostile/players.rs"]
 mod players;
+#[path = "hostile/settings.rs"]
+mod settings;
 #[path = "hostile/tally.rs"]
 mod tally;
 
+use std::time::Duration;
+
 use layout_lease::Barrier;
 
-use crate::game::{Game, Part};
-
-struct Setting {
-    name: &'static str,
-    barrier: Barrier,
-    seconds: f64,
-    words_per_block: usize,
-    parts: &'static [Part],
-    /// What must have happened.
-    counts: &'static [&'static str],
-}
-
-/// Long looks at large blocks.
-const LONG: Setting = Setting {
-    name: "long pins",
-    barrier: Barrier::Adaptive,
-    seconds: 2.0,
-    words_per_block: 64,
-    parts: &[
-        Part::Read,
-        Part::Read,
-        Part::Read,
-        Part::Grow,
-        Part::PassBy,
-        Part::Remove,
-        Part::Remove,
-    ],
-    counts: &[
-        "pins",
-        "pins that waited",
-        "pins refused",
-        "waiting pins cancelled",
-        "pins handed on",
-        "pins of exited threads",
-        "breaks",
-        "breaks that waited",
-        "proofs in hand",
-        "proofs split",
-        "try_breaks refused",
-        "timeouts",
-        "freed after a timeout",
-        "breaks cancelled",
-        "breaks side by side",
-        "operations awaited",
-        "punch_hole",
-        "zero_range",
-        "truncate",
-        "collapse_range",
-        "insert_range",
-        "blocks freed",
-        "blocks allocated",
-        "words written",
-        "words checked",
-    ],
-};
-
-/// Leases whose holders give back what is wanted, pins that travel as numbers or are extended, and pages
-/// that are retired and freed by a thread of their own.
-const HELD: Setting = Setting {
-    name: "leases, tokens, retirements",
-    words_per_block: 16,
-    parts: &[
-        Part::Hold,
-        Part::Hold,
-        Part::Submit,
-        Part::Retire,
-        Part::Mix,
-        Part::Mix,
-    ],
-    counts: &[
-        "pins",
-        "pins that waited",
-        "pins refused",
-        "breaks",
-        "breaks that waited",
-        "leases",
-        "waiting leases cancelled",
-        "leases recalled",
-        "leases recalled asleep",
-        "leases shrunk",
-        "breaks of leases",
-        "tokens submitted",
-        "tokens redeemed",
-        "pins extended",
-        "extended through a break",
-        "holders who break",
-        "breaks of several ranges",
-        "retirements",
-        "retirements waited for",
-        "pages reclaimed",
-        "blocks freed",
-        "blocks allocated",
-        "words checked",
-    ],
-    ..LONG
-};
-
-/// Short pins in the same slots, again and again, and short breaks of single pages.
-const SHORT: Setting = Setting {
-    name: "short pins",
-    barrier: Barrier::Adaptive,
-    seconds: 2.0,
-    words_per_block: 8,
-    parts: &[
-        Part::Flit,
-        Part::Flit,
-        Part::PassBy,
-        Part::Nibble,
-        Part::Nibble,
-    ],
-    counts: &[
-        "pins",
-        "pins refused",
-        "pins of exited threads",
-        "breaks",
-        "breaks that waited",
-        "proofs in hand",
-        "proofs split",
-        "try_breaks refused",
-        "timeouts",
-        "breaks cancelled",
-        "breaks side by side",
-        "punch_hole",
-        "zero_range",
-        "truncate",
-        "collapse_range",
-        "insert_range",
-        "blocks freed",
-        "blocks allocated",
-        "words checked",
-    ],
-};
-
-/// One against one, a processor each, over two pages: nothing but pin and break, as close to each other as
-/// can be. This is where a missing barrier shows.
-const DUEL: Setting = Setting {
-    name: "a duel",
-    barrier: Barrier::Adaptive,
-    seconds: 1.0,
-    words_per_block: 8,
-    parts: &[Part::Touch, Part::Snatch],
-    counts: &[
-        "pins",
-        "pins refused",
-        "breaks",
-        "breaks that waited",
-        "proofs in hand",
-        "try_breaks refused",
-        "zero_range",
-        "blocks freed",
-        "words checked",
-    ],
-};
+use crate::game::Game;
+use crate::settings::{CHANGE, CROWD, DUEL, HELD, LONG, SHORT, Setting};
 
 const FENCED: Setting = Setting {
     name: "a duel with fences",
@@ -205,36 +60,19 @@ const ASYMMETRIC: Setting = Setting {
     ..DUEL
 };
 
-/// One page is closed nearly all of the time, and others open and close about it: whoever reads the gate
-/// while it changes must still be refused that page, and no other.
-const CROWD: Setting = Setting {
-    name: "a crowd at the gate",
-    parts: &[Part::Knock, Part::Juggle],
-    counts: &[
-        "pins",
-        "pins refused",
-        "breaks",
-        "proofs in hand",
-        "zero_range",
-        "blocks freed",
-        "words checked",
-    ],
-    ..DUEL
-};
-
-/// So many pins between breaks that the mapping changes its barrier all the time, there and back.
-const CHANGE: Setting = Setting {
-    name: "a change of barriers",
-    parts: &[Part::Stream, Part::Strike],
-    ..DUEL
-};
+/// How long to play.
+fn seconds(otherwise: f64) -> Duration {
+    let asked = std::env::var("HOSTILE_SECONDS").ok();
+    let asked = asked.and_then(|s| s.parse().ok());
+    Duration::from_secs_f64(asked.unwrap_or(otherwise))
+}
 
 #[cfg(not(lease_mutant = "gate_ignored"))]
 mod whole {
     use super::*;
 
-    fn finds_nothing(setting: Setting) {
-        let (tally, took) = Game::play(&setting, Game::seconds(setting.seconds), |_, _| false);
+    fn finds_nothing(setting: Setting, long: f64) {
+        let (tally, took) = Game::play(&setting, seconds(long), |_, _| false);
         let seconds = took.as_secs_f64();
         let head = format!("hostile, {}: {seconds:.1} s", setting.name);
         let never = tally.report(&head, setting.counts);
@@ -246,54 +84,52 @@ mod whole {
 
     #[test]
     fn a_hostile_engine_catches_nobody_with_long_pins() {
-        finds_nothing(LONG);
+        finds_nothing(LONG, 2.0);
     }
 
     #[test]
     fn a_hostile_engine_catches_nobody_with_short_pins() {
-        finds_nothing(SHORT);
+        finds_nothing(SHORT, 2.0);
     }
 
     #[test]
     fn a_hostile_engine_catches_nobody_who_holds_for_long_or_retires() {
-        finds_nothing(HELD);
+        finds_nothing(HELD, 2.0);
     }
 
     #[test]
     fn a_hostile_engine_catches_nobody_in_a_duel() {
-        finds_nothing(DUEL);
+        finds_nothing(DUEL, 1.0);
     }
 
     #[test]
     fn a_hostile_engine_catches_nobody_in_a_duel_with_fences() {
-        finds_nothing(FENCED);
+        finds_nothing(FENCED, 1.0);
     }
 
     #[test]
     fn a_hostile_engine_catches_nobody_in_an_asymmetric_duel() {
-        finds_nothing(ASYMMETRIC);
+        finds_nothing(ASYMMETRIC, 1.0);
     }
 
     #[test]
     fn a_hostile_engine_catches_nobody_in_a_crowd_at_the_gate() {
-        finds_nothing(CROWD);
+        finds_nothing(CROWD, 1.0);
     }
 
     #[test]
     fn a_hostile_engine_catches_nobody_while_barriers_change() {
-        finds_nothing(CHANGE);
+        finds_nothing(CHANGE, 1.0);
     }
 }
 
 /// The broken control: a gate that nobody respects must be found out.
 #[cfg(lease_mutant = "gate_ignored")]
 mod broken {
-    use std::cell::Cell;
-    use std::sync::atomic::Ordering::Relaxed;
-    use std::time::Duration;
-
     use super::*;
     use crate::tally::Tally;
+    use std::cell::Cell;
+    use std::sync::atomic::Ordering::Relaxed;
 
     /// Stops soon after the first poison, but not before something has happened.
     const AT_LEAST: Duration = Duration::from_millis(500);
@@ -306,7 +142,7 @@ mod broken {
             }
             found.get().is_some() && time > AT_LEAST
         };
-        let (tally, took) = Game::play(&setting, Game::seconds(20.0), enough);
+        let (tally, took) = Game::play(&setting, seconds(20.0), enough);
         let when = match found.get() {
             Some(time) => format!("poison after {time:.0?}"),
             None => format!("no poison in {took:.0?}"),

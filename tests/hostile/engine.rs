@@ -14,6 +14,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Arc, Weak};
 
 use layout_lease::{BlockMap, Drained, OpError, PageRange};
 use parking_lot::Mutex;
@@ -38,6 +39,8 @@ pub(crate) struct Engine {
     words_per_block: usize,
     table: Box<[AtomicU64]>,
     space: Mutex<Space>,
+    /// Lives as long as the engine does.
+    alive: Arc<()>,
     pub(crate) freed: AtomicU64,
     pub(crate) allocated: AtomicU64,
 }
@@ -104,9 +107,15 @@ impl Engine {
                 free: (0..BLOCKS).collect(),
                 generation: 0,
             }),
+            alive: Arc::new(()),
             freed: AtomicU64::new(0),
             allocated: AtomicU64::new(0),
         }
+    }
+
+    /// Tells whether the engine has been dropped.
+    pub(crate) fn alive(&self) -> Weak<()> {
+        Arc::downgrade(&self.alive)
     }
 
     fn block(&self, block: u64) -> &[AtomicU64] {

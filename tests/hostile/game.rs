@@ -12,16 +12,14 @@ use layout_lease::{LayoutGuard, PagePin, PinToken};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::Setting;
+use crate::clog::clog;
 use crate::engine::{Engine, PAGES, View};
+use crate::settings::Setting;
 use crate::tally::Tally;
 
 /// How many milliseconds a wait may take before it counts as lost. Nobody holds anything for more than a
 /// few.
 const LOST: u32 = 20_000;
-
-/// Words of memory to clog a store buffer with: 64 MiB, more than a cache holds.
-const CLOG: usize = 1 << 23;
 
 /// Games are played one after the other: each wants the cores for itself.
 static TABLE: Mutex<()> = Mutex::new(());
@@ -44,8 +42,6 @@ pub(crate) struct Game {
     pub(crate) leased: [AtomicU64; PAGES as usize],
     /// How far the log has been written.
     pub(crate) log: AtomicU64,
-    /// Memory to make a processor's store buffer busy with.
-    clog: Box<[AtomicU64]>,
     stop: AtomicBool,
 }
 
@@ -82,26 +78,13 @@ impl Player<'_> {
         self.rng.random_range(0..100) < percent
     }
 
-    /// Stores that miss the cache: the next ones wait behind them, out of other processors' sight. This
-    /// is where a missing barrier shows.
+    /// Makes this processor's store buffer busy.
     pub(crate) fn clog(&mut self) {
-        // Close behind each other, or the first would be through before the last.
-        let mut at = self.rng.random::<u64>();
-        for _ in 0..32 {
-            at = at.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
-            self.game.clog[(at >> (u64::BITS - CLOG.ilog2())) as usize].store(1, Relaxed);
-        }
+        clog(&mut self.rng, 32);
     }
 }
 
 impl Game {
-    /// How long to play.
-    pub(crate) fn seconds(otherwise: f64) -> Duration {
-        let asked = std::env::var("HOSTILE_SECONDS").ok();
-        let asked = asked.and_then(|s| s.parse().ok());
-        Duration::from_secs_f64(asked.unwrap_or(otherwise))
-    }
-
     /// Plays for `time`, or until `enough`. Returns the tally, and the time it took.
     ///
     /// On a busy machine something that is counted may not have happened by then; so it may take longer
@@ -118,7 +101,6 @@ impl Game {
             tally: Tally::default(),
             leased: [const { AtomicU64::new(0) }; PAGES as usize],
             log: AtomicU64::new(0),
-            clog: (0..CLOG).map(|_| AtomicU64::new(0)).collect(),
             stop: AtomicBool::new(false),
         };
         game.guard.map().allocate(layout_lease::PageRange::ALL);
@@ -126,10 +108,10 @@ impl Game {
         let playing = AtomicUsize::new(setting.parts.len());
         let start = Instant::now();
         thread::scope(|scope| {
-            for (seed, part) in setting.parts.iter().enumerate() {
+            for (part, seed) in setting.parts.iter().zip(setting.seed..) {
                 let device = device.clone();
                 let (game, playing) = (&game, &playing);
-                scope.spawn(move || game.run(*part, seed as u64, device, playing));
+                scope.spawn(move || game.run(*part, seed, device, playing));
             }
             drop(device);
             scope.spawn(|| game.device(flights));
@@ -162,12 +144,18 @@ impl Game {
     /// Says who is stuck, past the capture of the test harness, and ends the process: whoever waits
     /// cannot be joined, so there is no other way to fail.
     fn lost(&self) -> ! {
-        let mut text = format!("a wait was lost: {:?}\n", self.guard.stats());
+        let say = |text: &str| std::io::stderr().write_all(text.as_bytes()).ok();
+        // First what never blocks. The rest takes the guard's lock, which may be what hangs.
+        thread::spawn(|| {
+            thread::sleep(Duration::from_secs(5));
+            std::process::exit(3)
+        });
+        say(&format!("a wait was lost: {:?}\n", self.guard));
+        say(&format!("{:?}\n", self.guard.stats()));
         for holder in self.guard.holders(..) {
-            text += &format!("  {holder}\n");
+            say(&format!("  {holder}\n"));
         }
-        std::io::stderr().write_all(text.as_bytes()).ok();
-        std::process::abort()
+        std::process::exit(3)
     }
 
     fn run(&self, part: Part, seed: u64, device: SyncSender<InFlight>, playing: &AtomicUsize) {
@@ -235,14 +223,17 @@ impl Game {
         self.tally.checked.fetch_add(words, Relaxed);
     }
 
-    /// The final drain, and the books.
+    /// The final drain, and the books; last the engine goes with its guard.
     fn end(self, took: Duration) -> (Tally, Duration) {
+        let alive = self.guard.map().alive();
         let stats = self.guard.stats();
         let left = (stats.pins, stats.leases, stats.queued, stats.retired_pages);
         assert_eq!(left, (0, 0, 0, 0), "a trace is left");
         self.tallied();
         self.guard.close().wait();
         self.guard.map().audit(|it| self.tally.violation(it));
+        drop(self.guard);
+        assert_eq!(alive.strong_count(), 0, "the engine outlives its guard");
         (self.tally, took)
     }
 

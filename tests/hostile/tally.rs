@@ -21,8 +21,9 @@ macro_rules! counts {
         }
 
         impl Tally {
-            fn rows(&self) -> Vec<(&'static str, u64)> {
-                vec![$(($text, self.$name.load(Relaxed))),*]
+            /// All that is counted, violations aside.
+            pub(crate) fn counts(&self) -> Vec<(&'static str, &AtomicU64)> {
+                vec![$(($text, &self.$name)),*]
             }
         }
     };
@@ -67,6 +68,23 @@ counts! {
     retired: "retirements",
     retired_waited: "retirements waited for",
     reclaimed: "pages reclaimed",
+    visitors: "threads come and gone",
+    panicked: "holders that panicked",
+    forgotten: "pins forgotten",
+    forgotten_leases: "leases forgotten",
+    forgotten_breaks: "breaks and proofs forgotten",
+    found: "lost tokens found",
+    polled: "futures polled to their end",
+    dropped: "waiting futures dropped",
+    woken: "wakes of tasks",
+    together: "breaks of two guards",
+    closed: "guards closed",
+    closed_busy: "guards closed in use",
+    told: "refused for good",
+    outlived: "guards dropped under pins",
+    forks: "forks",
+    stutters: "changes of barrier forced",
+    refused_barriers: "processes without membarrier",
     written: "words written",
     checked: "words checked",
 }
@@ -85,15 +103,20 @@ impl Tally {
     }
 
     pub(crate) fn violations(&self) -> u64 {
-        let all = [&self.poison, &self.generation, &self.moved, &self.scribbled];
-        all.iter().map(|count| count.load(Relaxed)).sum()
+        self.found().iter().map(|count| count.load(Relaxed)).sum()
+    }
+
+    /// The violations of each kind.
+    pub(crate) fn found(&self) -> [&AtomicU64; 4] {
+        [&self.poison, &self.generation, &self.moved, &self.scribbled]
     }
 
     /// What counts: what is named.
     fn counted(&self, named: &[&str]) -> Vec<(&'static str, u64)> {
-        let mut rows = self.rows();
-        rows.retain(|(text, _)| named.contains(text));
-        rows
+        let rows = self.counts().into_iter();
+        rows.filter(|(text, _)| named.contains(text))
+            .map(|(text, count)| (text, count.load(Relaxed)))
+            .collect()
     }
 
     /// What counts and has never happened.
@@ -116,8 +139,7 @@ impl Tally {
             table.truncate(table.trim_end().len());
             table.push('\n');
         }
-        let found = [&self.poison, &self.generation, &self.moved, &self.scribbled];
-        let [poison, generation, moved, scribbled] = found.map(|count| count.load(Relaxed));
+        let [poison, generation, moved, scribbled] = self.found().map(|it| it.load(Relaxed));
         table += &format!(
             "  violations: {poison} words of poison, {generation} of another generation, \
              {moved} pages moved under a pin, {scribbled} words scribbled into freed blocks\n"
