@@ -35,6 +35,10 @@ hostile seconds="20":
     HOSTILE_SECONDS={{ seconds }} cargo test --release --test hostile -- --nocapture
     scripts/control.sh
 
+# Everything at once and the litmus of the handshakes, on this machine, and their controls.
+torture seconds="10":
+    scripts/torture.sh --seconds {{ trim_start_match(seconds, "seconds=") }}
+
 # Every bench, for 12 minutes on an idle machine: BENCHMARKS.md, docs/plots and docs/performance.md.
 bench:
     scripts/bench.sh

@@ -30,6 +30,7 @@ step cargo test --locked --features tracing,metrics --test observed
 step scripts/refused.sh # the promises without membarrier
 step long_tests
 step scripts/control.sh
+step scripts/torture.sh    # the litmus on this machine, everything at once, and both without their barriers
 step scripts/mutants.sh full_missing light_missing slot_clear_relaxed # loom: all models pass, and bite; every mutant nightly
 step scripts/spin.sh     # the handshake under TSO, with membarrier
 step scripts/callgrind.sh
