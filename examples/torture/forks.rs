@@ -49,7 +49,7 @@ pub(crate) fn fork(life: &Life<'_>, watch: &Watch) {
     // SAFETY: `status` is written before it is read.
     while unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) } == 0 {
         thread::sleep(Duration::from_millis(1));
-        life.find();
+        life.tidy();
         naps += 1;
         if naps == PATIENCE {
             // SAFETY: the child is ours, and not waited for yet.
@@ -72,6 +72,6 @@ pub(crate) fn fork(life: &Life<'_>, watch: &Watch) {
     drop((pin, lease, proof));
     // Now it is drained, or whoever is in the way will go.
     while waiting.wait_timeout(Duration::from_millis(1)).is_none() {
-        life.find();
+        life.tidy();
     }
 }

@@ -30,6 +30,9 @@ use crate::tally::{Tally, add};
 use crate::visitors::{self, Deliberate};
 use crate::watch::Watch;
 
+/// Forgotten things that a run may have at its start. Then there is one more a second, for they stay.
+const FORGOTTEN: u64 = 20;
+
 /// Words of each block: a life is short.
 const WORDS: usize = 8;
 
@@ -45,7 +48,7 @@ pub(crate) struct Lives<'a> {
     pub(crate) tally: &'a Tally,
     pub(crate) watch: &'a Watch,
     pub(crate) rng: SmallRng,
-    /// How many times something may still be forgotten: it is never had back.
+    /// How many times something has been forgotten, and is never had back.
     pub(crate) forgets: &'a AtomicU64,
 }
 
@@ -55,11 +58,18 @@ pub(crate) struct Life<'a> {
     pub(crate) tally: &'a Tally,
     /// Numbers of tokens, for anybody to find.
     pub(crate) lost: Mutex<Vec<u64>>,
+    /// How far the log of retirements has been written.
+    pub(crate) log: AtomicU64,
 }
 
 impl Life<'_> {
-    /// Somebody finds what was lost. The pin is dropped here, far from where it was taken.
-    pub(crate) fn find(&self) {
+    /// Does what visitors leave to others: finds the tokens that they lose, whose pins are dropped here,
+    /// far from where they were taken; flushes the log; and frees what they retired.
+    pub(crate) fn tidy(&self) {
+        for guard in &self.guards {
+            guard.durable(self.log.load(Relaxed));
+            add(&self.tally.reclaimed, guard.run_retired());
+        }
         let lost = mem::take(&mut *self.lost());
         for number in lost {
             let redeem = || PinToken::from_u64(number).and_then(PinToken::redeem);
@@ -93,6 +103,7 @@ impl Lives<'_> {
             guards: [guard(), guard()],
             tally: self.tally,
             lost: Mutex::default(),
+            log: AtomicU64::new(0),
         };
         let closes = self.rng.random_range(0..4) == 0;
         thread::scope(|scope| {
@@ -109,7 +120,7 @@ impl Lives<'_> {
             }
             while !visitors.iter().all(thread::ScopedJoinHandle::is_finished) {
                 // Somebody may be waiting for one of these.
-                life.find();
+                life.tidy();
                 thread::yield_now();
             }
             for visitor in visitors {
@@ -122,7 +133,7 @@ impl Lives<'_> {
                 }
             }
         });
-        life.find();
+        life.tidy();
         let Life { guards, .. } = life;
         for guard in guards {
             let stats = guard.stats();
@@ -139,7 +150,7 @@ impl Lives<'_> {
         for guard in &life.guards {
             let mut closing = guard.close();
             while closing.wait_timeout(Duration::from_millis(1)).is_none() {
-                life.find();
+                life.tidy();
             }
             let refused = guard.try_pin(0..1).expect_err("closed for good");
             assert_eq!(refused, TryPinError::Closed);
@@ -186,8 +197,11 @@ impl Lives<'_> {
     }
 
     fn may_forget(&self) -> bool {
-        let left = |n: u64| n.checked_sub(1);
-        self.forgets.fetch_update(Relaxed, Relaxed, left).is_ok()
+        let most = FORGOTTEN + self.watch.running().as_secs();
+        self.forgets.fetch_add(1, Relaxed) < most || {
+            self.forgets.fetch_sub(1, Relaxed);
+            false
+        }
     }
 
     /// Somebody forgets what it holds: that page is never free again, whatever is tried.

@@ -149,14 +149,8 @@ const LONGEST: u32 = 6;
 fn main() -> ExitCode {
     let args = Args::parse();
     let seed = args.seed.unwrap_or_else(rand::random);
-    let run = Run {
-        watch: Watch::start(),
-        tally: Tally::default(),
-        forgets: AtomicU64::new(20 + args.seconds),
-        args,
-    };
-    // Before any other guard, and any other thread that will use one.
-    if let Some(when) = run.args.refuse {
+    // Before any guard is made, and any thread started that will use one.
+    if let Some(when) = args.refuse {
         if when == Refuse::Later {
             drop(layout_lease::LayoutGuard::<()>::default());
         }
@@ -165,9 +159,15 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     }
-    println!("torture: {:?}, seed {seed}", run.args);
+    println!("torture: {args:?}, seed {seed}");
     // Not in the time of a turn.
     clog::memory();
+    let run = Run {
+        watch: Watch::start(),
+        tally: Tally::default(),
+        forgets: AtomicU64::new(0),
+        args,
+    };
     run.play(seed)
 }
 

@@ -84,7 +84,7 @@ impl Visitor<'_> {
         let life = self.life;
         let guard = &life.guards[usize::from(self.chance(50))];
         let pages = self.pages();
-        match self.rng.random_range(0..14) {
+        match self.rng.random_range(0..16) {
             0..=3 => self.look(guard, pages)?,
             4 => self.lose(guard, pages)?,
             5 => {
@@ -121,10 +121,25 @@ impl Visitor<'_> {
                 }
                 add(&life.tally.together, 1);
             }
+            13..=14 => self.retire(guard, pages)?,
             _ => {
                 guard.punch_hole(pages).wait()?;
                 guard.map().allocate(pages);
             }
+        }
+        Ok(())
+    }
+
+    /// Leaves it to others to free the pages, perhaps only when the log is on media.
+    fn retire(&mut self, guard: &Arc<LayoutGuard<Engine>>, pages: PageRange) -> Visit {
+        let retired = match self.chance(50) {
+            true => guard.retire(pages),
+            false => guard.retire_after(pages, self.life.log.fetch_add(1, Relaxed) + 1),
+        };
+        add(&self.life.tally.retired, 1);
+        if self.chance(50) {
+            retired.wait()?;
+            add(&self.life.tally.retired_waited, 1);
         }
         Ok(())
     }
@@ -163,7 +178,9 @@ impl Visitor<'_> {
         if let Ok(pin) = guard.try_pin(pages) {
             self.life.lost().push(pin.into_token().to_u64());
         }
-        self.life.find();
+        if self.chance(30) {
+            self.life.tidy();
+        }
         Ok(())
     }
 
