@@ -94,14 +94,16 @@ pub(crate) struct Mode {
 pub(crate) enum Needs {
     Fence,
     Everywhere,
+    /// The same, and what it costs is to be learnt.
+    EverywhereTimed,
 }
 
 /// The barrier that was executed.
 #[derive(Clone, Copy)]
 pub(crate) enum Executed {
     Fence,
-    /// On every thread, for this many nanoseconds.
-    Everywhere(u32),
+    /// On every thread, for this many nanoseconds if somebody wanted to know.
+    Everywhere(Option<u32>),
     /// None was to be had.
     Nothing,
 }
@@ -115,15 +117,19 @@ impl Needs {
                 barrier::full();
                 Executed::Fence
             }
-            Needs::Everywhere => {
-                let start = Instant::now();
-                if !barrier::everywhere() {
-                    return Executed::Nothing;
+            Needs::Everywhere | Needs::EverywhereTimed => {
+                let start = (self == Needs::EverywhereTimed).then(Instant::now);
+                match barrier::everywhere() {
+                    true => Executed::Everywhere(start.map(nanos_since)),
+                    false => Executed::Nothing,
                 }
-                Executed::Everywhere(start.elapsed().as_nanos().min(100_000) as u32)
             }
         }
     }
+}
+
+fn nanos_since(start: Instant) -> u32 {
+    start.elapsed().as_nanos().min(100_000) as u32
 }
 
 impl Mode {
@@ -159,15 +165,16 @@ impl Mode {
                 Needs::Everywhere
             };
         }
-        if self.barrier == Barrier::Adaptive {
-            if self.without > 0 {
-                self.without -= 1;
-            } else {
-                self.fenced = true;
-                self.left = self.countdown();
-            }
+        if self.barrier != Barrier::Adaptive {
+            return Needs::Everywhere;
         }
-        Needs::Everywhere
+        if self.without > 0 {
+            self.without -= 1;
+            return Needs::Everywhere;
+        }
+        self.fenced = true;
+        self.left = self.countdown();
+        Needs::EverywhereTimed
     }
 
     /// Remembers what the barrier behind the closing has cost, and from when on fences suffice. `false`:
@@ -177,14 +184,16 @@ impl Mode {
         match executed {
             Executed::Fence => {}
             Executed::Everywhere(paid) => {
-                // Follows the median, a sixteenth at a time: one barrier that had to wait for a processor
-                // says nothing about the next.
-                let step = self.price / 16 + 1;
-                self.price = if paid > self.price {
-                    (self.price + step).min(paid)
-                } else {
-                    (self.price - step).max(paid)
-                };
+                if let Some(paid) = paid {
+                    // Follows the median, a sixteenth at a time: one barrier that had to wait for a
+                    // processor says nothing about the next.
+                    let step = self.price / 16 + 1;
+                    self.price = if paid > self.price {
+                        (self.price + step).min(paid)
+                    } else {
+                        (self.price - step).max(paid)
+                    };
+                }
                 self.trusted = self.fenced;
             }
             Executed::Nothing => self.trusted = false,

@@ -311,22 +311,33 @@ impl Table {
         })
     }
 
+    #[cold]
+    fn give_back_spill(&self, spill: &'static Spill) {
+        self.shape.store(0, ENTRY_STORED);
+        IDLE.lock().push(spill);
+    }
+
     /// Empties the table, and lets others have its spill table.
     #[inline]
     fn give_back(&self) {
         if let Some(spill) = spill(self.shape.load(Relaxed)) {
-            self.shape.store(0, ENTRY_STORED);
-            IDLE.lock().push(spill);
+            self.give_back_spill(spill);
         }
     }
 }
 
+#[inline]
 fn spill(shape: u64) -> Option<&'static Spill> {
-    let spills: &'static Spills = &SPILLS;
     match shape >> 32 {
         0 => None,
-        number => spills.get(number as usize - 1),
+        number => numbered_spill(number as usize),
     }
+}
+
+#[cold]
+fn numbered_spill(number: usize) -> Option<&'static Spill> {
+    let spills: &'static Spills = &SPILLS;
+    spills.get(number - 1)
 }
 
 impl Pair {

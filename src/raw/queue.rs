@@ -66,17 +66,33 @@ impl Queue {
         Some((self.entries.remove(at), at))
     }
 
-    /// [`remove`](Self::remove), for a break that is the only entry.
+    /// Whether the queue is empty and there are no leases: a break that comes now is alone.
     #[inline]
-    pub(super) fn remove_alone(&mut self, id: u64) -> Option<Entry> {
-        match self.entries.as_slice() {
-            [only] if only.id == id && matches!(only.what, What::Break(_)) => self.entries.pop(),
-            _ => None,
+    pub(super) fn is_idle(&self) -> bool {
+        self.entries.is_empty() && self.ledger().is_none_or(|l| l.leases.len() == 0)
+    }
+
+    /// A break of one range that nobody holds, in an idle queue: drained from the start.
+    #[inline]
+    pub(super) fn push_drained(&mut self, id: u64, range: PageRange) {
+        let what = What::Break(BreakState::Drained);
+        self.entries.push(Entry::new(id, range.into(), what));
+    }
+
+    /// Takes out a break for which nobody waits and which waits for nobody. `false`: it is not such a one.
+    #[inline]
+    pub(super) fn remove_quiet(&mut self, id: u64) -> bool {
+        let quiet = self.is_quiet() && self.entries.first().is_some_and(|e| e.id == id);
+        if quiet {
+            // Such a one owns nothing. To find that out is most of what its drop does.
+            mem::forget(self.entries.pop());
         }
+        quiet
     }
 
     /// Whether nobody is to be told of anything, whatever is done: there is at most one break, and nobody
     /// waits for it.
+    #[inline]
     pub(super) fn is_quiet(&self) -> bool {
         match self.entries.as_slice() {
             [] => true,
@@ -123,11 +139,11 @@ impl Queue {
 
     /// All that is closed to pins, in order and apart.
     #[inline]
-    pub(super) fn closed(&self) -> Closed {
+    pub(super) fn closed(&self) -> Closed<'_> {
         let mut closing = self.entries.iter().filter(|e| e.closes());
         let first = closing.next();
         let Some(second) = closing.next() else {
-            return Closed::Few(first.map_or(Ranges::None, |e| e.ranges.clone()));
+            return Closed::Few(first.map_or(&[], |e| e.ranges.as_slice()));
         };
         let two = first.into_iter().chain([second]);
         let all = two.chain(closing).flat_map(|e| e.ranges.as_slice());
@@ -328,16 +344,16 @@ fn left(record: u32, entry: &Entry, ledger: Option<&Ledger>) -> usize {
 }
 
 /// What is closed: one entry's ranges as they are, or the joined ranges of several.
-pub(crate) enum Closed {
-    Few(Ranges),
+pub(crate) enum Closed<'a> {
+    Few(&'a [PageRange]),
     Many(Vec<PageRange>),
 }
 
-impl Closed {
+impl Closed<'_> {
     #[inline]
     pub(crate) fn as_slice(&self) -> &[PageRange] {
         match self {
-            Closed::Few(ranges) => ranges.as_slice(),
+            Closed::Few(ranges) => ranges,
             Closed::Many(ranges) => ranges,
         }
     }

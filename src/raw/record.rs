@@ -160,6 +160,7 @@ impl Record {
 
     /// The lock, for what a drop does. `None` in a forked child, where it would perhaps never be had, nor the
     /// locks behind it; whoever waits there is the parent's, and nobody must be woken or granted anything.
+    #[inline]
     pub(super) fn lock_to_drop(&self) -> Option<MutexGuard<'_, Inner>> {
         // Asking for the process is a system call: only if it matters.
         match self.inner.try_lock() {

@@ -51,7 +51,7 @@ impl Record {
             // A barrier everywhere begins with a fence, also where it is refused.
             let reached = inner.mode.learn(match needs[n] {
                 Needs::Fence => Executed::Fence,
-                Needs::Everywhere => executed,
+                Needs::Everywhere | Needs::EverywhereTimed => executed,
             });
             record.look(inner, ids[n], reached, wakes);
         }

@@ -5,12 +5,14 @@
 use std::time::Instant;
 
 use crate::error::TryBreakError;
+use crate::range::PageRange;
 use crate::raw::entry::{BreakState, Entry, Ranges, What};
 use crate::raw::record::{Inner, Record, Shut};
+use crate::raw::scan;
 use crate::raw::told;
 use crate::raw::wait::{Rope, Via};
 use crate::raw::wakes::Wakes;
-use crate::sync::Ordering;
+use crate::sync::{MutexGuard, Ordering};
 
 /// Where a break stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,8 +26,37 @@ pub(crate) struct Turn {
 
 impl Record {
     /// Closes `ranges` and takes a ticket, in one step (I1).
+    #[inline]
     pub(crate) fn close_ranges(&'static self, ranges: Ranges) -> Result<Turn, Shut> {
-        self.start_break(ranges, What::Break(BreakState::Queued))
+        let inner = self.inner.lock();
+        match ranges {
+            // The common case: nobody is before it, and nobody is to be told.
+            Ranges::One([range]) if !inner.closed && inner.queue.is_idle() && !told::LISTENED => {
+                Ok(self.break_alone(inner, range))
+            }
+            ranges => self.start_break_in(inner, ranges, What::Break(BreakState::Queued)),
+        }
+    }
+
+    /// Closes `range` in an idle queue.
+    #[inline]
+    fn break_alone(&'static self, mut inner: MutexGuard<'_, Inner>, range: PageRange) -> Turn {
+        let id = inner.tick();
+        inner.breaks += 1;
+        let publish = |inner: &mut Inner| self.gate.publish(id, &[range], inner.mode.fenced);
+        let reached = self.close_gate(&mut inner, publish);
+        if reached && scan::count(self.number, &[range]) == 0 {
+            inner.queue.push_drained(id, range);
+            return Turn {
+                id,
+                drained: true,
+                since: None,
+            };
+        }
+        let what = What::Break(BreakState::Queued);
+        inner.queue.push(Entry::new(id, range.into(), what));
+        // Nobody is to be woken: nobody has heard of it yet.
+        self.look(&mut inner, id, reached, &mut Wakes::default())
     }
 
     /// Closes `ranges` to leases and takes a ticket, in one step (I1).
@@ -34,8 +65,16 @@ impl Record {
     }
 
     pub(super) fn start_break(&'static self, ranges: Ranges, what: What) -> Result<Turn, Shut> {
+        self.start_break_in(self.inner.lock(), ranges, what)
+    }
+
+    fn start_break_in(
+        &'static self,
+        mut inner: MutexGuard<'_, Inner>,
+        ranges: Ranges,
+        what: What,
+    ) -> Result<Turn, Shut> {
         let mut wakes = Wakes::default();
-        let mut inner = self.inner.lock();
         if inner.closed {
             return Err(Shut);
         }
@@ -67,7 +106,7 @@ impl Record {
         let id = self.write_down(inner, ranges, what);
         let closes = inner.queue.get(id).is_some_and(|e| e.closes());
         // Those who wait for leases alone need no barrier: leases are taken under the lock.
-        let reached = !closes || self.close_gate(inner);
+        let reached = !closes || self.close_gate(inner, |inner| self.publish_gate(inner));
         self.look(inner, id, reached, wakes)
     }
 
@@ -82,18 +121,19 @@ impl Record {
         id
     }
 
-    /// Closes the gate as the queue says, with a barrier behind it. `false`: none was to be had.
-    fn close_gate(&'static self, inner: &mut Inner) -> bool {
+    /// Closes the gate as `publish` does, with a barrier behind it. `false`: none was to be had.
+    #[inline]
+    fn close_gate(&'static self, inner: &mut Inner, publish: impl FnOnce(&mut Inner)) -> bool {
         let needs = inner.mode.begin_break();
         if cfg!(lease_mutant = "close_after_barrier") {
             let reached = inner.mode.learn(needs.execute());
-            self.publish_gate(inner);
+            publish(inner);
             return reached;
         }
         // The mode goes into the gate together with the closing, before the barrier: who looks later,
         // fences; who looked earlier, did so before its point of the barrier, and its slot is visible to
         // this scan and all later ones.
-        self.publish_gate(inner);
+        publish(inner);
         inner.mode.learn(needs.execute())
     }
 
@@ -175,16 +215,23 @@ impl Record {
 
     /// Takes a break out of the queue, wherever it stands, and lets on who waited for it (I5, I8).
     pub(crate) fn reopen(&'static self, id: u64) {
+        if let Some(mut inner) = self.inner.try_lock() {
+            // The common case: nobody waits.
+            if inner.queue.remove_quiet(id) {
+                let version = inner.tick();
+                self.gate.publish(version, &[], inner.mode.fenced);
+                return;
+            }
+        }
+        self.reopen_contended(id);
+    }
+
+    /// [`reopen`](Self::reopen), where others have the lock or are in the queue.
+    #[inline(never)]
+    fn reopen_contended(&'static self, id: u64) {
         let Some(mut inner) = self.lock_to_drop() else {
             return;
         };
-        if let Some(alone) = inner.queue.remove_alone(id) {
-            // The common case: nobody waits.
-            self.publish_gate(&mut inner);
-            drop(inner);
-            drop(alone);
-            return;
-        }
         let mut wakes = Wakes::default();
         let mut removed = self.take_out(&mut inner, id);
         if let Some((entry, at)) = &mut removed {

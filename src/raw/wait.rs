@@ -175,7 +175,17 @@ pub(crate) fn poll<S: Step>(waitable: &mut S, cx: &mut Context<'_>) -> Poll<S::O
     waitable.step(Via::Task(cx.waker()))
 }
 
+#[inline]
 pub(crate) fn block<S: Step>(mut waitable: S) -> S::Output {
+    // It may be over already.
+    match waitable.step(Via::Nobody) {
+        Poll::Ready(output) => output,
+        Poll::Pending => block_slowly(waitable),
+    }
+}
+
+#[inline(never)]
+fn block_slowly<S: Step>(mut waitable: S) -> S::Output {
     if let Some(output) = spin(&mut waitable, None) {
         return output;
     }
