@@ -66,10 +66,6 @@ impl Life<'_> {
     /// Does what visitors leave to others: finds the tokens that they lose, whose pins are dropped here,
     /// far from where they were taken; flushes the log; and frees what they retired.
     pub(crate) fn tidy(&self) {
-        for guard in &self.guards {
-            guard.durable(self.log.load(Relaxed));
-            add(&self.tally.reclaimed, guard.run_retired());
-        }
         let lost = mem::take(&mut *self.lost());
         for number in lost {
             let redeem = || PinToken::from_u64(number).and_then(PinToken::redeem);
@@ -77,6 +73,11 @@ impl Life<'_> {
             assert!(redeem().is_none(), "redeemed twice");
             drop(pin);
             add(&self.tally.found, 1);
+        }
+        // Behind that: a retirement may have waited for one of those pins.
+        for guard in &self.guards {
+            guard.durable(self.log.load(Relaxed));
+            add(&self.tally.reclaimed, guard.run_retired());
         }
     }
 

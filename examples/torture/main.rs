@@ -53,7 +53,7 @@ mod tally;
 
 mod report;
 
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, exit};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -149,6 +149,12 @@ const LONGEST: u32 = 6;
 fn main() -> ExitCode {
     let args = Args::parse();
     let seed = args.seed.unwrap_or_else(rand::random);
+    // A check that fails ends the run at once: whoever waits for the thread that failed would wait for ever.
+    let says = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        says(info);
+        exit(101);
+    }));
     // Before any guard is made, and any thread started that will use one.
     if let Some(when) = args.refuse {
         if when == Refuse::Later {
