@@ -423,6 +423,119 @@ fn of_two_records_of_one_key_the_newer_one_counts() {
     }
 }
 
+/// Found by the fuzz target `pools`: the older record was reported and kept, del emptied the newer one's entry
+/// alone, and the next who opened the pool served the older one. A key that was durably deleted was back.
+#[test]
+fn a_deleted_key_stays_deleted_when_there_are_older_records_of_it() {
+    let (_folder, path, mut bytes) = pool();
+    forge(&mut bytes, 5, 20, b"bad", b"older", 0);
+    forge(&mut bytes, 6, 22, b"bad", b"oldest", 0);
+    fs::write(&path, &bytes).unwrap();
+    let store = open(&path, Access::Write).unwrap();
+    assert_eq!(store.problems().len(), 2);
+    assert!(store.del(b"bad").unwrap());
+    assert!(store.get(b"bad").unwrap().is_none());
+    // Their entries can be used again, and not twice.
+    let used = store.stat().unwrap().usage.used;
+    for key in [b"new1", b"new2", b"new3", b"new4"] {
+        store.put(key, b"a value").unwrap();
+    }
+    assert_eq!(store.stat().unwrap().usage.used, used + 4);
+    store.close();
+    let store = open(&path, Access::Read).unwrap();
+    assert!(store.get(b"bad").unwrap().is_none());
+    assert_eq!(store.problems(), []);
+    assert_eq!(store.scan(b"new").len(), 4);
+    // The pages that nobody names any more are free now.
+    assert_eq!(store.stat().unwrap().usage.used, 1 + 4);
+}
+
+/// A record with another record in its value, to the byte: both are sound. The outer one was reported, but the
+/// rest of its pages was free, and the next put destroyed the evidence.
+#[test]
+fn a_record_around_another_one_keeps_its_pages() {
+    let (_folder, path, mut bytes) = pool();
+    forge(&mut bytes, 6, 21, b"inner", b"value", 2000);
+    let inner = bytes[21 * PAGE as usize..22 * PAGE as usize].to_vec();
+    let outer = [vec![1; PAGE as usize], inner, vec![2; 100]].concat();
+    forge(&mut bytes, 5, 20, b"outer", &outer, 1000);
+    fs::write(&path, &bytes).unwrap();
+    let store = open(&path, Access::Write).unwrap();
+    let [problem] = store.problems() else {
+        panic!("{:?}", store.problems());
+    };
+    assert_eq!((problem.slot, &problem.fault), (5, &Fault::Overlap));
+    assert_eq!(&*store.get(b"inner").unwrap().unwrap(), b"value");
+    assert_eq!(store.stat().unwrap().usage.used, 2 + 3);
+    // Nobody gets the pages before and behind the inner record.
+    for n in 0.. {
+        if store.put(format!("more{n}").as_bytes(), b"v").is_err() {
+            break;
+        }
+    }
+    for n in 0..4 {
+        store.del(format!("more{n}").as_bytes()).unwrap();
+    }
+    store.put(b"outer", b"a new value of outer").unwrap();
+    store.close();
+    assert!(fs::read(&path).unwrap()[20 * PAGE as usize..][..outer.len()] == outer);
+    let store = open(&path, Access::Read).unwrap();
+    let found = store.get(b"outer").unwrap();
+    assert_eq!(found.as_deref(), Some(&b"a new value of outer"[..]));
+}
+
+/// Entries that name nothing sound keep their places, so there can be none for a new record while there are pages:
+/// the store tried one behind the end of the directory, and told of an I/O error.
+#[test]
+fn a_directory_full_of_damage_is_told() {
+    let (_folder, path, mut bytes) = pool();
+    for slot in 2..CAPACITY {
+        let at = entry_bytes(slot).start as usize;
+        bytes[at..at + 8].fill(0xff);
+    }
+    fs::write(&path, &bytes).unwrap();
+    let store = open(&path, Access::Write).unwrap();
+    for _ in 0..2 {
+        let put = store.put(b"new", b"value");
+        assert!(matches!(put, Err(StoreError::DirectoryFull)), "{put:?}");
+        assert_eq!(store.stat().unwrap().usage.used, 2);
+    }
+    store.put(b"bad", b"better").unwrap();
+    store.del(b"good").unwrap();
+    store.put(b"new", b"value").unwrap();
+    store.close();
+    let store = open(&path, Access::Read).unwrap();
+    assert_eq!(&*store.get(b"bad").unwrap().unwrap(), b"better");
+    assert_eq!(&*store.get(b"new").unwrap().unwrap(), b"value");
+    assert_eq!(store.scan(b"").len(), 2);
+}
+
+/// The same target: the next number after `u64::MAX` was 0 in a release build, older than all that was there, and
+/// a panic in a debug build.
+#[test]
+fn a_pool_without_another_sequence_number_is_told() {
+    for (seq, left) in [(u64::MAX - 2, 2), (u64::MAX - 1, 1), (u64::MAX, 0)] {
+        let (_folder, path, mut bytes) = pool();
+        forge(&mut bytes, 1, 20, b"bad", b"value", seq);
+        fs::write(&path, &bytes).unwrap();
+        let store = open(&path, Access::Write).unwrap();
+        assert_eq!(store.problems(), []);
+        for n in 0..4_u8 {
+            let put = store.put(b"bad", &[n]);
+            assert_eq!(put.is_ok(), n < left, "{put:?}");
+            assert!(n < left || matches!(put, Err(StoreError::NoNumberLeft)));
+        }
+        // Nothing is lost, and what is refused leaves nothing behind.
+        let last: &[u8] = if left > 0 { &[left - 1] } else { b"value" };
+        assert_eq!(store.get(b"bad").unwrap().as_deref(), Some(last));
+        assert_eq!(store.stat().unwrap().usage.used, 2);
+        store.close();
+        let store = open(&path, Access::Read).unwrap();
+        assert_eq!(store.get(b"bad").unwrap().as_deref(), Some(last));
+        assert_eq!(store.problems(), []);
+    }
+}
+
 #[test]
 fn records_that_share_pages_are_told() {
     let (_folder, path, mut bytes) = pool();

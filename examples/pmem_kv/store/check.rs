@@ -45,10 +45,12 @@ pub(crate) fn walk(guard: &LayoutGuard<Pool>, geometry: Geometry) -> Walk {
     let space = guard.map().engine();
     let mut newest: BTreeMap<Box<[u8]>, u64> = BTreeMap::new();
     for (key, entry) in sound {
+        let alone = space.claim(entry.extent);
+        // Part of it is somebody else's: keep what is left, for evidence.
+        space.claim_the_rest(entry.extent);
         let fault = if let Some(&by) = newest.get(&key) {
-            space.claim(entry.extent);
             Fault::Superseded { by }
-        } else if !space.claim(entry.extent) {
+        } else if !alone {
             Fault::Overlap
         } else {
             walk.seq = walk.seq.max(entry.seq);

@@ -51,6 +51,10 @@ pub(crate) enum StoreError {
     KeyLength { found: usize },
     #[error("a value of {found} bytes: expected at most {max} in this pool")]
     ValueLength { found: u64, max: u64 },
+    #[error("no directory entry is empty: damaged records keep theirs")]
+    DirectoryFull,
+    #[error("a record has the last sequence number that there is, so nothing can be put behind it")]
+    NoNumberLeft,
     #[error("the record is damaged: {0}")]
     Damaged(Problem),
     #[error("the pool was opened for reading only")]

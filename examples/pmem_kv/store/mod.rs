@@ -94,6 +94,8 @@ pub(crate) struct Store {
     /// What was retired and not free at once.
     kept: Mutex<Vec<Kept>>,
     compacting: Mutex<()>,
+    /// Keys with more than one sound record, and the entries of those that do not count.
+    older: Mutex<Vec<(Box<[u8]>, u64)>>,
     /// Look-ups that were out of date when the pin was granted or refused.
     retries: AtomicU64,
     claims: Waits,
@@ -230,6 +232,7 @@ impl Store {
         let Some(old) = self.index.get(key) else {
             return Ok(false);
         };
+        self.forget_older(key)?;
         let position = self.publish(&mut [], &[(old.slot, 0)])?;
         self.index.remove(key);
         self.slots.lock().give(old.slot);

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::check::walk;
 use super::error::{Doing, StoreError};
 use super::format::{
-    Geometry, MAX_CAPACITY, MIN_CAPACITY, PAGE, SUPERBLOCK, Superblock, SuperblockFault,
+    Fault, Geometry, MAX_CAPACITY, MIN_CAPACITY, PAGE, SUPERBLOCK, Superblock, SuperblockFault,
 };
 use super::mapping::{Mapped, Shape};
 use super::media::{Media, PmemMedia, media_of};
@@ -150,18 +150,24 @@ impl Store {
         let pool = map(file, media, shape, geometry)?;
         let guard = Arc::new(LayoutGuard::new(pool));
         let walk = walk(&guard, geometry);
+        let older = walk.problems.iter().filter_map(|problem| {
+            let superseded = matches!(problem.fault, Fault::Superseded { .. });
+            let key = problem.key.clone().filter(|_| superseded)?;
+            Some((key, problem.slot))
+        });
         Ok(Store {
             guard,
             index: walk.index,
             geometry,
             id: superblock.id,
             turns: [const { Mutex::new(()) }; TURNS],
-            slots: Mutex::new(Slots::new(&walk.slots)),
+            slots: Mutex::new(Slots::new(&walk.slots, geometry.slots())),
             seq: AtomicU64::new(walk.seq),
             broken: AtomicBool::new(false),
             positions: Mutex::default(),
             kept: Mutex::default(),
             compacting: Mutex::new(()),
+            older: Mutex::new(older.collect()),
             retries: AtomicU64::new(0),
             claims: Waits::new(),
             frees: Waits::new(),

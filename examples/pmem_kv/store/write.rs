@@ -127,9 +127,12 @@ impl Store {
         len: u64,
     ) -> Result<bool, StoreError> {
         let turn = self.turn(key);
+        let seq = self.next_number()?;
         let old = self.index.get(key);
-        let slot = old.map_or_else(|| self.slots.lock().take(), |old| old.slot);
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
+        let slot = match old {
+            Some(old) => old.slot,
+            None => self.slots.lock().take().ok_or(StoreError::DirectoryFull)?,
+        };
         let (value, rest) = fresh.split_at_mut(len as usize);
         let (tail, crc) = tail_of(key, value, seq, slot);
         rest.copy_from_slice(&tail);
@@ -186,6 +189,31 @@ impl Store {
         let durable = self.positions.lock().end(position);
         self.guard.durable(durable);
         Ok(position)
+    }
+
+    /// A greater sequence number than any record has. A pool file can say that there is none.
+    fn next_number(&self) -> Result<u64, StoreError> {
+        let next = |last: u64| last.checked_add(1);
+        let last = self
+            .seq
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        last.map(|last| last + 1)
+            .map_err(|_| StoreError::NoNumberLeft)
+    }
+
+    /// Empties the entries of older records of `key`, durably, before the newest one goes: else the next
+    /// who opens the pool would take the newest of them for the value. Their pages stay used until then.
+    pub(crate) fn forget_older(&self, key: &[u8]) -> Result<(), StoreError> {
+        let of_key = |(of, slot): &(Box<[u8]>, u64)| (**of == *key).then_some((*slot, 0));
+        let words: Vec<_> = self.older.lock().iter().filter_map(of_key).collect();
+        if words.is_empty() {
+            return Ok(());
+        }
+        self.publish(&mut [], &words)?;
+        self.older.lock().retain(|(of, _)| **of != *key);
+        let mut slots = self.slots.lock();
+        words.iter().for_each(|(slot, _)| slots.give(*slot));
+        Ok(())
     }
 
     fn fence(&self, what: &'static str) -> Result<(), StoreError> {
