@@ -23,10 +23,10 @@ build() { # the name of a mutant, or `none`: prints the program's path
     echo "$target/torture/$1"
 }
 
-control() { # mutant, the mode in which it shows
+control() { # mutant, the mode in which it shows: over when both handshakes have failed
     local program status=0
     program=$(build "$1")
-    "$program" --seconds 2 --scenes litmus --mode "$2" | tee "$program.log" || status=$?
+    "$program" --seconds 10 --scenes litmus --mode "$2" | tee "$program.log" || status=$?
     # Of both handshakes. The last column but one counts what is forbidden.
     local found
     found=$(awk '$1 ~ /^(un)?pin$/ && $(NF - 2) > 0' "$program.log" | wc -l)

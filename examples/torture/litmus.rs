@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::thread;
+use std::time::Duration;
 
 use layout_lease::{Barrier, LayoutGuard, PagePin};
 use rand::rngs::SmallRng;
@@ -91,17 +92,18 @@ impl Line {
         self.0.store(value, Release);
     }
 
-    /// Waits for at least `value`. The other one may not be running: then it gets the processor.
+    /// Waits for at least `value`. If that takes long, the other one is not running: then this one sleeps for
+    /// less than it looks, so that the two meet again, and who sleeps is soon given a processor.
     fn await_at_least(&self, value: u64) -> u64 {
         loop {
-            for _ in 0..4_000 {
+            for _ in 0..8_000 {
                 let now = self.0.load(Acquire);
                 if now >= value {
                     return now;
                 }
                 spin_loop();
             }
-            thread::yield_now();
+            thread::sleep(Duration::from_micros(20));
         }
     }
 }

@@ -183,12 +183,16 @@ impl Lives<'_> {
         assert_eq!(alive.strong_count(), 0, "the engine outlives its guard");
     }
 
-    /// Drops the guard under pins, which another thread then gives back.
+    /// Drops the guard under pins and a lease, which other threads then give back. What was retired and waits
+    /// for them goes with the guard: it was nobody's.
     fn outlive(&mut self, guard: Arc<LayoutGuard<Engine>>, alive: Weak<()>) {
         let pins = [0, 0, 7].map(|page| guard.try_pin(page..page + 1).expect("nothing is closed"));
+        let lease = guard.lease(20..22).wait().expect("nothing is closed");
+        drop(guard.retire(0..30));
+        assert_eq!(guard.run_retired(), 0, "freed under pins");
         drop(guard);
         let [first, second, last] = pins;
-        let dropping = thread::spawn(move || drop((first, second)));
+        let dropping = thread::spawn(move || drop((first, lease, second)));
         dropping.join().expect("no panic");
         assert_eq!(alive.strong_count(), 1, "the engine is gone under a pin");
         let dropping = thread::spawn(move || drop(last));

@@ -143,8 +143,12 @@ enum Scene {
 /// How long a turn is, if there is time for all.
 const TURN: Duration = Duration::from_secs(5);
 
-/// How much longer than asked a run may take until everything has happened.
-const LONGEST: u32 = 6;
+/// Forbidden outcomes after which a litmus need not go on.
+const FOUND: u64 = 100;
+
+/// How long a run may take until everything has happened: so many times what was asked for, or a busy
+/// machine's minute.
+const LONGEST: (u32, Duration) = (6, Duration::from_secs(60));
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -211,6 +215,7 @@ impl Run {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut scenes = self.scenes();
         let time = Duration::from_secs(self.args.seconds);
+        let longest = (LONGEST.0 * time).max(LONGEST.1);
         let turn = (time / scenes.len() as u32).min(TURN);
         let mut report = Report::new(&self.args);
         for scene in &scenes {
@@ -225,10 +230,8 @@ impl Run {
                 let now = self.watch.running();
                 report.progress(now, &self.tally);
                 let over = now >= time && report.never(&self.tally).is_empty();
-                if over
-                    || now >= LONGEST * time
-                    || report.violations(&self.tally) > 0 && now >= time
-                {
+                let broken = now >= time && report.has_found_enough(&self.tally);
+                if over || broken || now >= longest || report.has_found_everything() {
                     return report.verdict(now, &self.tally);
                 }
             }
@@ -246,7 +249,7 @@ impl Run {
                     if seen.forbidden > 0 {
                         first.get_or_insert(now);
                     }
-                    now >= end
+                    now >= end || seen.forbidden >= FOUND
                 };
                 let outcomes = litmus::run(shape, barrier, seed, &self.watch, over);
                 report.litmus(shape, barrier, outcomes, first);

@@ -131,6 +131,17 @@ impl Report {
         litmus.sum::<u64>() + tally.violations()
     }
 
+    /// Whether something is broken, and it is not for a litmus to show each of its shapes.
+    pub(crate) fn has_found_enough(&self, tally: &Tally) -> bool {
+        self.violations(tally) > 0 && !self.named.is_empty()
+    }
+
+    /// Whether nothing is left to be shown: it is about the litmus alone, and each has found something.
+    pub(crate) fn has_found_everything(&self) -> bool {
+        let found = |row: &Row| row.sum.forbidden > 0;
+        self.named.is_empty() && !self.litmus.is_empty() && self.litmus.values().all(found)
+    }
+
     /// What belongs to the run and has not happened.
     pub(crate) fn never(&self, tally: &Tally) -> Vec<String> {
         let mut never: Vec<_> = tally

@@ -84,7 +84,7 @@ impl Visitor<'_> {
         let life = self.life;
         let guard = &life.guards[usize::from(self.chance(50))];
         let pages = self.pages();
-        match self.rng.random_range(0..16) {
+        match self.rng.random_range(0..18) {
             0..=3 => self.look(guard, pages)?,
             4 => self.lose(guard, pages)?,
             5 => {
@@ -122,6 +122,7 @@ impl Visitor<'_> {
                 add(&life.tally.together, 1);
             }
             13..=14 => self.retire(guard, pages)?,
+            15..=16 => self.change_sides(guard, pages)?,
             _ => {
                 guard.punch_hole(pages).wait()?;
                 guard.map().allocate(pages);
@@ -140,6 +141,32 @@ impl Visitor<'_> {
         if self.chance(50) {
             retired.wait()?;
             add(&self.life.tally.retired_waited, 1);
+        }
+        Ok(())
+    }
+
+    /// Holds, wants more, then breaks what it holds, and reopens that in halves.
+    fn change_sides(&mut self, guard: &LayoutGuard<Engine>, pages: PageRange) -> Visit {
+        let Ok(pin) = guard.try_pin(pages) else {
+            return Ok(());
+        };
+        self.read(guard, pages);
+        let more = self.pages();
+        if let Ok(extension) = pin.extend(guard, more) {
+            self.read(guard, more);
+            drop(extension);
+        }
+        let breaking = pin.into_break(guard).map_err(|_pin| Closed)?;
+        let proof = self.drive(breaking)?;
+        add(&self.life.tally.own, 1);
+        match proof.split_at(pages.start() + pages.len() / 2) {
+            Ok((low, high)) => {
+                low.zero_range(low.ranges()[0])?;
+                drop(low);
+                thread::yield_now();
+                high.zero_range(high.ranges()[0])?;
+            }
+            Err(whole) => drop(whole),
         }
         Ok(())
     }
