@@ -47,4 +47,5 @@ echo "all benches: $((SECONDS - began)) s, load average at the start $(cat "$out
 python3 scripts/bench_report.py "$out" ${1:+"$1"}
 if [ -z "${1:-}" ]; then
     scripts/callgrind.sh --doc
+    scripts/doc_images.py
 fi
