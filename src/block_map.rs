@@ -30,6 +30,10 @@ use crate::range::PageRange;
 /// the range is reopened and nothing of this crate is poisoned; its own state is its own affair.
 ///
 /// Each method returns the number of pages whose blocks were freed.
+///
+/// # Examples
+///
+/// In the [guide](crate::docs::guide#a-block-map-in-three-steps), and [`ExtentMap`](crate::maps::ExtentMap).
 pub trait BlockMap: Sized {
     /// What can go wrong in the engine.
     type Error: std::error::Error + Send + Sync + 'static;
@@ -40,6 +44,10 @@ pub trait BlockMap: Sized {
     ///
     /// The engine's own, as [`OpError::Map`]; [`OpError::WrongMapping`] or [`OpError::NotCovered`]
     /// for a proof that does not fit.
+    ///
+    /// # Examples
+    ///
+    /// Called by [`LayoutGuard::punch_hole`](crate::LayoutGuard::punch_hole) and [`Drained::punch_hole`].
     fn punch_hole(
         &self,
         pages: PageRange,
@@ -51,6 +59,10 @@ pub trait BlockMap: Sized {
     /// # Errors
     ///
     /// [`OpError::Unsupported`] unless implemented; else as [`punch_hole`](Self::punch_hole).
+    ///
+    /// # Examples
+    ///
+    /// Called by [`LayoutGuard::zero_range`](crate::LayoutGuard::zero_range) and [`Drained::zero_range`].
     fn zero_range(
         &self,
         pages: PageRange,
@@ -66,6 +78,10 @@ pub trait BlockMap: Sized {
     /// # Errors
     ///
     /// [`OpError::Unsupported`] unless implemented; else as [`punch_hole`](Self::punch_hole).
+    ///
+    /// # Examples
+    ///
+    /// Called by [`LayoutGuard::truncate`](crate::LayoutGuard::truncate) and [`Drained::truncate`].
     fn truncate(
         &self,
         new_len: u64,
@@ -81,6 +97,10 @@ pub trait BlockMap: Sized {
     /// # Errors
     ///
     /// [`OpError::Unsupported`] unless implemented; else as [`punch_hole`](Self::punch_hole).
+    ///
+    /// # Examples
+    ///
+    /// Called by [`LayoutGuard::collapse_range`](crate::LayoutGuard::collapse_range) and [`Drained::collapse_range`].
     fn collapse_range(
         &self,
         pages: PageRange,
@@ -96,6 +116,10 @@ pub trait BlockMap: Sized {
     /// # Errors
     ///
     /// [`OpError::Unsupported`] unless implemented; else as [`punch_hole`](Self::punch_hole).
+    ///
+    /// # Examples
+    ///
+    /// Called by [`LayoutGuard::insert_range`](crate::LayoutGuard::insert_range) and [`Drained::insert_range`].
     fn insert_range(
         &self,
         pages: PageRange,

@@ -163,15 +163,25 @@ impl<M: BlockMap> Drained<'_, M> {
 }
 
 /// The block operations: each closes what it drains *now*, and, waited for, drains it, calls the block
-/// map and reopens. The output is the number of pages whose blocks were freed.
+/// map and reopens. The output is the number of pages whose blocks were freed. All lengths and ranges are in
+/// pages.
 impl<M: BlockMap> LayoutGuard<M> {
     /// Sets the mapping's length to `new_len` pages: drains `new_len..`, then frees every block there.
     /// Growing is allowed. The greatest length is `u64::MAX - 1` pages: a longer one would leave no page
     /// to close.
     ///
+    /// # Blocking
+    ///
+    /// The call itself closes the pages, under the mapping's lock, for one scan of the slots; waiting is up to you.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its output, it frees nothing and reopens the pages; see [`BlockOp`].
+    ///
     /// # Errors
     ///
-    /// [`OpError`].
+    /// The value yields [`OpError::Break`] if the range is wrong or the guard is or gets closed, and else what the
+    /// block map answers: [`OpError::Unsupported`], [`OpError::Map`].
     ///
     /// # Examples
     ///
@@ -188,9 +198,18 @@ impl<M: BlockMap> LayoutGuard<M> {
 
     /// Frees the blocks behind `pages` (page indices, half-open) once they are drained.
     ///
+    /// # Blocking
+    ///
+    /// The call itself closes the pages, under the mapping's lock, for one scan of the slots; waiting is up to you.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its output, it frees nothing and reopens the pages; see [`BlockOp`].
+    ///
     /// # Errors
     ///
-    /// [`OpError`].
+    /// The value yields [`OpError::Break`] if the range is wrong or the guard is or gets closed, and else what the
+    /// block map answers: [`OpError::Unsupported`], [`OpError::Map`].
     ///
     /// # Examples
     ///
@@ -208,9 +227,18 @@ impl<M: BlockMap> LayoutGuard<M> {
 
     /// Makes `pages` (page indices, half-open) read as zeroes once they are drained.
     ///
+    /// # Blocking
+    ///
+    /// The call itself closes the pages, under the mapping's lock, for one scan of the slots; waiting is up to you.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its output, it frees nothing and reopens the pages; see [`BlockOp`].
+    ///
     /// # Errors
     ///
-    /// [`OpError`].
+    /// The value yields [`OpError::Break`] if the range is wrong or the guard is or gets closed, and else what the
+    /// block map answers: [`OpError::Unsupported`], [`OpError::Map`].
     ///
     /// # Examples
     ///
@@ -228,9 +256,18 @@ impl<M: BlockMap> LayoutGuard<M> {
     /// Takes `pages` (page indices, half-open) out; every later page moves down. Drains
     /// `pages.start()..`, also beyond the mapping's end.
     ///
+    /// # Blocking
+    ///
+    /// The call itself closes the pages, under the mapping's lock, for one scan of the slots; waiting is up to you.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its output, it frees nothing and reopens the pages; see [`BlockOp`].
+    ///
     /// # Errors
     ///
-    /// [`OpError`].
+    /// The value yields [`OpError::Break`] if the range is wrong or the guard is or gets closed, and else what the
+    /// block map answers: [`OpError::Unsupported`], [`OpError::Map`].
     ///
     /// # Examples
     ///
@@ -249,9 +286,18 @@ impl<M: BlockMap> LayoutGuard<M> {
     /// Makes room for `pages` (page indices, half-open): they become a hole, and what was there and later
     /// moves up. Drains `pages.start()..`, also beyond the mapping's end.
     ///
+    /// # Blocking
+    ///
+    /// The call itself closes the pages, under the mapping's lock, for one scan of the slots; waiting is up to you.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its output, it frees nothing and reopens the pages; see [`BlockOp`].
+    ///
     /// # Errors
     ///
-    /// [`OpError`].
+    /// The value yields [`OpError::Break`] if the range is wrong or the guard is or gets closed, and else what the
+    /// block map answers: [`OpError::Unsupported`], [`OpError::Map`].
     ///
     /// # Examples
     ///
@@ -282,6 +328,26 @@ impl<M: BlockMap> LayoutGuard<M> {
 ///
 /// Polled or waited on again after its output. A panic of the block map goes through; the pages are open
 /// again then.
+///
+/// # Errors
+///
+/// It yields [`OpError`]; whichever, the pages are open again.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::{LayoutGuard, maps::ExtentMap};
+/// use std::time::Duration;
+/// let guard = LayoutGuard::new(ExtentMap::new(8));
+/// guard.map().allocate(0..8)?;
+/// let pin = guard.try_pin(3..4)?;
+/// let mut punch = guard.punch_hole(2..5);
+/// assert!(punch.wait_timeout(Duration::from_millis(1)).is_none()); // nothing was freed
+/// assert_eq!(guard.map().free_blocks(), 0);
+/// drop(pin);
+/// assert_eq!(punch.wait()?, 3); // or `.await`
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping a block operation cancels it: nothing is freed"]
 pub struct BlockOp<'g, M: BlockMap> {
     breaking: BreakLayouts<'g, M>,

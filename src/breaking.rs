@@ -66,7 +66,7 @@ impl<M> LayoutGuard<M> {
     }
 
     /// [`break_layouts`](Self::break_layouts) for a break to spawn or to store: it keeps the guard alive
-    /// itself.
+    /// itself. Blocking, cancelling and errors are the same.
     ///
     /// # Examples
     ///
@@ -91,7 +91,7 @@ impl<M> LayoutGuard<M> {
     }
 
     /// [`break_layouts`](Self::break_layouts) for several ranges: one barrier, one wait, one proof. Ranges
-    /// that overlap or touch are joined.
+    /// that overlap or touch are joined. Blocking and cancelling are the same.
     ///
     /// # Errors
     ///
@@ -171,6 +171,10 @@ impl<M> LayoutGuard<M> {
 /// # Panics
 ///
 /// Polled or waited on again after its output.
+///
+/// # Examples
+///
+/// See [`LayoutGuard::break_layouts`].
 #[must_use = "dropping a break reopens its range at once"]
 pub struct BreakLayouts<'g, M> {
     guard: GuardRef<'g, M>,
@@ -210,6 +214,16 @@ impl<'g, M> BreakLayouts<'g, M> {
     }
 
     /// The ranges that it closes, in order and apart from each other; none if the range was wrong.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let breaking = guard.break_layouts(2..8);
+    /// assert_eq!((breaking.ranges()[0].start(), breaking.ranges()[0].end()), (2, 8));
+    /// assert!(guard.break_layouts(8..2).ranges().is_empty()); // inverted: an error when it is waited for
+    /// ```
     pub fn ranges(&self) -> &[PageRange] {
         self.ranges.as_slice()
     }
@@ -238,6 +252,19 @@ impl<'g, M> BreakLayouts<'g, M> {
     }
 
     /// Whether waiting would end at once with the proof.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let pin = guard.try_pin(0..4)?;
+    /// let breaking = guard.break_layouts(2..8);
+    /// assert!(!breaking.is_drained());
+    /// drop(pin);
+    /// assert!(breaking.is_drained());
+    /// # Ok::<(), layout_lease::TryPinError>(())
+    /// ```
     pub fn is_drained(&self) -> bool {
         match self.state {
             State::Queued(turn) => turn.drained || self.guard.record().is_drained(turn.id),
@@ -320,6 +347,10 @@ impl PagePin {
     /// Breaks the pages of this pin, whose holder wants to free them itself: closes them first, then
     /// unpins, so nobody else's break of them gets in between. Two holders of the same pages who do this to
     /// each other do not deadlock; the one who came first has its turn first.
+    ///
+    /// # Blocking
+    ///
+    /// As [`break_layouts`](LayoutGuard::break_layouts): the call itself takes the mapping's lock for one scan.
     ///
     /// # Errors
     ///

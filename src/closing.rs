@@ -20,6 +20,11 @@ impl<M> LayoutGuard<M> {
     /// those that were retired later with some of the same pages. Make the log durable and say so before you
     /// wait, or at least before you drop the last pin.
     ///
+    /// # Blocking
+    ///
+    /// The call itself takes the mapping's lock for one scan of the slots. Waiting is up to you, and runs retirements,
+    /// that is your block map, on the thread that waits.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the value stops the waiting; the guard stays closed. `close` may be called again.
@@ -54,6 +59,10 @@ impl<M> LayoutGuard<M> {
 /// # Panics
 ///
 /// Polled or waited on again after its output.
+///
+/// # Examples
+///
+/// See [`LayoutGuard::close`].
 #[must_use = "the guard is closed, but its pins may still be in flight until this is waited on"]
 pub struct Close<'g, M> {
     guard: &'g LayoutGuard<M>,

@@ -57,6 +57,16 @@ impl<'g, M> Drained<'g, M> {
     }
 
     /// The ranges that are closed and idle, in order and apart from each other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let proof = guard.break_layouts(4..8).wait()?;
+    /// assert_eq!((proof.ranges().len(), proof.ranges()[0].len()), (1, 4));
+    /// # Ok::<(), layout_lease::BreakError>(())
+    /// ```
     pub fn ranges(&self) -> &[PageRange] {
         self.ranges.as_slice()
     }
@@ -95,6 +105,16 @@ impl<'g, M> Drained<'g, M> {
     }
 
     /// The guard that gave the proof.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let proof = guard.break_layouts(4..8).wait()?;
+    /// assert!(std::ptr::eq(proof.guard(), &guard));
+    /// # Ok::<(), layout_lease::BreakError>(())
+    /// ```
     pub fn guard(&self) -> &LayoutGuard<M> {
         &self.guard
     }

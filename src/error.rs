@@ -6,6 +6,10 @@ use crate::holders::Holder;
 use crate::range::RangeError;
 
 /// Why [`try_pin`](crate::LayoutGuard::try_pin) did not pin.
+///
+/// # Examples
+///
+/// See [`try_pin`](crate::LayoutGuard::try_pin) and [`extend`](crate::PagePin::extend).
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TryPinError {
@@ -25,6 +29,16 @@ pub enum TryPinError {
 }
 
 /// Why [`pin`](crate::LayoutGuard::pin) did not pin.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::{LayoutGuard, PinError};
+/// let guard = LayoutGuard::<()>::default();
+/// assert!(matches!(guard.pin(4..4).wait(), Err(PinError::Range(_))));
+/// guard.close().wait();
+/// assert_eq!(guard.pin(0..4).wait().unwrap_err(), PinError::Closed);
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PinError {
@@ -37,6 +51,16 @@ pub enum PinError {
 }
 
 /// Why [`break_layouts`](crate::LayoutGuard::break_layouts) yielded no proof.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::{BreakError, LayoutGuard};
+/// let guard = LayoutGuard::<()>::default();
+/// assert!(matches!(guard.break_layouts(4..4).wait(), Err(BreakError::Range(_))));
+/// guard.close().wait();
+/// assert_eq!(guard.break_layouts(0..4).wait().unwrap_err(), BreakError::Closed);
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BreakError {
@@ -51,6 +75,10 @@ pub enum BreakError {
 /// Why [`try_break_layouts`](crate::LayoutGuard::try_break_layouts) yielded no proof.
 ///
 /// Whatever the reason, nothing is closed any more when it is returned.
+///
+/// # Examples
+///
+/// See [`try_break_layouts`](crate::LayoutGuard::try_break_layouts).
 #[non_exhaustive]
 #[derive(Clone, Debug, Error)]
 pub enum TryBreakError {
@@ -72,6 +100,18 @@ pub enum TryBreakError {
 ///
 /// Whatever the reason, the range is open again when an operation of
 /// [`LayoutGuard`](crate::LayoutGuard) returns it.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::{LayoutGuard, OpError, maps::ExtentMap};
+/// let guard = LayoutGuard::new(ExtentMap::new(8));
+/// match guard.collapse_range(0..4).wait() {
+///     Err(OpError::Map(error)) => eprintln!("{error}"), // the engine's own: there are no pages yet
+///     Err(OpError::Unsupported) => eprintln!("do without"),
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum OpError<E> {

@@ -240,6 +240,10 @@ impl<M> fmt::Debug for LayoutGuard<M> {
 }
 
 /// Counts of one mapping, from [`LayoutGuard::stats`].
+///
+/// # Examples
+///
+/// See [`LayoutGuard::stats`].
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {

@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 use crate::range::PageRange;
 
 /// How a holder holds its pages.
+///
+/// # Examples
+///
+/// See [`Holder`].
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HolderKind {
@@ -72,33 +76,66 @@ impl Holder {
     }
 
     /// The pages it holds.
+    ///
+    /// # Examples
+    ///
+    /// See [`Holder`].
     pub fn range(&self) -> PageRange {
         self.range
     }
 
     /// Whether it is a pin or a lease.
+    ///
+    /// # Examples
+    ///
+    /// See [`Holder`].
     pub fn kind(&self) -> HolderKind {
         self.kind
     }
 
     /// Where in the source the pages were taken.
+    ///
+    /// # Examples
+    ///
+    /// See [`Holder`].
     pub fn location(&self) -> &'static Location<'static> {
         self.location
     }
 
     /// The name it was given, if any.
+    ///
+    /// # Examples
+    ///
+    /// See [`LeasePages::labelled`](crate::LeasePages::labelled).
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
     }
 
     /// The thread that took the pages, where that is still known: not once that thread is gone, and not
     /// for a pin that was granted to a waiter by the thread that reopened the range.
+    ///
+    /// # Examples
+    ///
+    /// See [`Holder`].
     pub fn thread(&self) -> Option<ThreadId> {
         self.thread
     }
 
     /// How long it has held the pages, as far as anybody looked at a clock: pins do not, so for a pin it
     /// is how long the oldest break that overlaps it has been waiting, and `None` if none does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let pin = guard.try_pin(0..4)?;
+    /// assert!(guard.holders(..)[0].age().is_none()); // a pin looks at no clock
+    /// let breaking = guard.break_layouts(0..4);
+    /// assert!(breaking.holders()[0].age().is_some()); // but who waits for it has
+    /// # drop((breaking, pin));
+    /// # Ok::<(), layout_lease::TryPinError>(())
+    /// ```
     pub fn age(&self) -> Option<Duration> {
         self.since.map(|since| since.elapsed())
     }

@@ -47,6 +47,16 @@ pub struct LayoutLease {
 
 impl LayoutLease {
     /// The pages that are leased.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let lease = guard.lease(0..64).wait()?;
+    /// assert_eq!(lease.range().len(), 64);
+    /// # Ok::<(), layout_lease::PinError>(())
+    /// ```
     pub fn range(&self) -> PageRange {
         self.range
     }
@@ -54,12 +64,20 @@ impl LayoutLease {
     /// Whether some break wants part of the range now.
     ///
     /// Takes the mapping's lock, for a moment, only if there are breaks.
+    ///
+    /// # Examples
+    ///
+    /// See [`LayoutLease`].
     pub fn is_recalled(&self) -> bool {
         self.record.wanted(self.range).is_some()
     }
 
     /// Gives back everything but `pages` (page indices, half-open), which must be part of the range. Breaks
     /// that wanted only what is given back do not wait for this lease any more.
+    ///
+    /// # Blocking
+    ///
+    /// Takes the mapping's lock for a moment; never waits for anybody.
     ///
     /// # Errors
     ///
@@ -118,6 +136,11 @@ impl<M> LayoutGuard<M> {
     /// The value does nothing until it is first polled or waited on; then it leases at once, or takes a
     /// ticket, like [`pin`](Self::pin). Leases and pins do not exclude each other.
     ///
+    /// # Blocking
+    ///
+    /// The call itself does nothing. Leasing takes the mapping's lock for a moment, also where nothing is closed, and
+    /// allocates; so does dropping a lease take the lock.
+    ///
     /// # Errors
     ///
     /// [`PinError::Closed`]: the guard is or gets closed. [`PinError::Range`]: the range is empty,
@@ -153,6 +176,10 @@ impl<M> LayoutGuard<M> {
 /// # Panics
 ///
 /// Polled or waited on again after its output.
+///
+/// # Examples
+///
+/// See [`LayoutLease`].
 #[must_use = "nothing is leased until this is awaited or waited on"]
 pub struct LeasePages<'g, M> {
     guard: &'g LayoutGuard<M>,

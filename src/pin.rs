@@ -64,6 +64,10 @@ impl PagePin {
     }
 
     /// The pages that are pinned.
+    ///
+    /// # Examples
+    ///
+    /// See [`PagePin`].
     pub fn range(&self) -> PageRange {
         self.slot.range()
     }
@@ -219,6 +223,11 @@ impl<M> LayoutGuard<M> {
     /// Waiting for a pin while holding another can deadlock against a break that waits for the one you
     /// hold.
     ///
+    /// # Blocking
+    ///
+    /// The call itself does nothing. Where nothing is closed, pinning is as quick as [`try_pin`](Self::try_pin); else
+    /// it takes the mapping's lock, and waiting is up to you.
+    ///
     /// # Errors
     ///
     /// [`PinError::Closed`]: the guard is or gets closed. [`PinError::Range`]: the range is empty,
@@ -264,6 +273,10 @@ impl<M> LayoutGuard<M> {
 /// # Panics
 ///
 /// Polled or waited on again after its output.
+///
+/// # Examples
+///
+/// See [`LayoutGuard::pin`].
 #[must_use = "nothing is pinned until this is awaited or waited on"]
 pub struct PinPages<'g, M> {
     guard: &'g LayoutGuard<M>,

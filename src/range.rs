@@ -38,6 +38,14 @@ impl PageRange {
     /// Every page there can be: `0..u64::MAX`.
     ///
     /// The page `u64::MAX` itself is not addressable, since no half-open `u64` range could name it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::PageRange;
+    /// assert_eq!(PageRange::from_bounds(..)?, PageRange::ALL);
+    /// # Ok::<(), layout_lease::RangeError>(())
+    /// ```
     pub const ALL: PageRange = PageRange {
         start: 0,
         end: u64::MAX,
@@ -168,18 +176,30 @@ impl PageRange {
     }
 
     /// The first page.
+    ///
+    /// # Examples
+    ///
+    /// See [`PageRange`].
     #[inline]
     pub const fn start(&self) -> u64 {
         self.start
     }
 
     /// The page behind the last.
+    ///
+    /// # Examples
+    ///
+    /// See [`PageRange`].
     #[inline]
     pub const fn end(&self) -> u64 {
         self.end
     }
 
     /// The number of pages; never 0.
+    ///
+    /// # Examples
+    ///
+    /// See [`PageRange`].
     #[inline]
     #[expect(
         clippy::len_without_is_empty,
@@ -190,6 +210,10 @@ impl PageRange {
     }
 
     /// Whether `page` is one of the pages.
+    ///
+    /// # Examples
+    ///
+    /// See [`PageRange`].
     #[inline]
     pub const fn contains(&self, page: u64) -> bool {
         self.start <= page && page < self.end
@@ -242,6 +266,15 @@ impl PageRange {
 /// Why a range of pages or bytes was refused.
 ///
 /// An empty or inverted range is never taken for "everything" or "nothing" (promise **I10**).
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::{PageRange, RangeError};
+/// let error = PageRange::new(5, 4).unwrap_err();
+/// assert!(matches!(error, RangeError::Inverted { start: 5, end: 4, .. }));
+/// assert_eq!(error.to_string(), "inverted range 5..4: the start must lie before the end");
+/// ```
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RangeError {

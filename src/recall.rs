@@ -53,6 +53,10 @@ impl LayoutLease {
 /// # Panics
 ///
 /// Polled or waited on again after its output.
+///
+/// # Examples
+///
+/// See [`LayoutLease::recalled`].
 #[must_use = "nothing is waited for until this is awaited or waited on"]
 pub struct Recalled<'a> {
     lease: &'a LayoutLease,
@@ -123,9 +127,18 @@ impl<M> LayoutGuard<M> {
     /// wait for each other, for both keep leases out; but both wait for one who waited for a lease before
     /// them, so do not break the pages of a [`LeaseFree`] while you hold it.
     ///
+    /// # Blocking
+    ///
+    /// The call itself takes the mapping's lock, and looks through its leases. Waiting is up to you.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the value at any point lets leases be taken again. What was recalled has been told.
+    ///
     /// # Errors
     ///
-    /// [`BreakError::Closed`]: the guard is or gets closed. [`BreakError::Range`].
+    /// [`BreakError::Closed`]: the guard is or gets closed. [`BreakError::Range`]: the range is empty, inverted, or
+    /// not addressable.
     ///
     /// # Examples
     ///
@@ -168,6 +181,10 @@ impl<M> LayoutGuard<M> {
 /// # Panics
 ///
 /// Polled or waited on again after its output.
+///
+/// # Examples
+///
+/// See [`LayoutGuard::break_leases`].
 #[must_use = "dropping a break of leases lets them be taken again at once"]
 pub struct BreakLeases<'g, M> {
     guard: &'g LayoutGuard<M>,
@@ -185,16 +202,53 @@ enum State {
 
 impl<M> BreakLeases<'_, M> {
     /// The range whose leases it breaks; none if the range was wrong.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let lease = guard.lease(0..8).labelled("ring 0").wait()?;
+    /// let breaking = guard.break_leases(4..6);
+    /// assert_eq!(breaking.ranges()[0].len(), 2);
+    /// # drop((breaking, lease));
+    /// # Ok::<(), layout_lease::PinError>(())
+    /// ```
     pub fn ranges(&self) -> &[PageRange] {
         self.ranges.as_slice()
     }
 
     /// Everybody who has a lease of its range now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let lease = guard.lease(0..8).labelled("ring 0").wait()?;
+    /// let breaking = guard.break_leases(4..6);
+    /// assert_eq!(breaking.holders()[0].label(), Some("ring 0"));
+    /// # drop((breaking, lease));
+    /// # Ok::<(), layout_lease::PinError>(())
+    /// ```
     pub fn holders(&self) -> Vec<Holder> {
         self.guard.record().lease_holders(self.ranges())
     }
 
     /// Whether waiting would end at once with the proof.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::LayoutGuard;
+    /// let guard = LayoutGuard::<()>::default();
+    /// let lease = guard.lease(0..8).labelled("ring 0").wait()?;
+    /// let breaking = guard.break_leases(4..6);
+    /// assert!(!breaking.is_drained());
+    /// drop(lease);
+    /// assert!(breaking.is_drained());
+    /// # Ok::<(), layout_lease::PinError>(())
+    /// ```
     pub fn is_drained(&self) -> bool {
         match self.state {
             State::Queued(turn) => turn.drained || self.guard.record().is_drained(turn.id),
@@ -274,6 +328,10 @@ impl<M> fmt::Debug for BreakLeases<'_, M> {
 /// [`LayoutGuard::break_leases`].
 ///
 /// It says nothing about pins, so it is no [`Drained`](crate::Drained), and frees no blocks.
+///
+/// # Examples
+///
+/// See [`LayoutGuard::break_leases`].
 #[must_use = "dropping this lets leases be taken again at once"]
 pub struct LeaseFree<'g, M> {
     // INVARIANT: entry `id` of the guard's queue is drained, and this value alone takes it out.
@@ -284,11 +342,31 @@ pub struct LeaseFree<'g, M> {
 
 impl<M> LeaseFree<'_, M> {
     /// The range that has no leases.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, PageRange};
+    /// let guard = LayoutGuard::<()>::default();
+    /// let free = guard.break_leases(4..6).wait()?;
+    /// assert_eq!(free.ranges(), [PageRange::new(4, 6)?]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn ranges(&self) -> &[PageRange] {
         self.ranges.as_slice()
     }
 
     /// Whether no page of `pages` has a lease, by this.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, PageRange};
+    /// let guard = LayoutGuard::<()>::default();
+    /// let free = guard.break_leases(4..6).wait()?;
+    /// assert!(free.covers(PageRange::new(4, 5)?) && !free.covers(PageRange::new(4, 7)?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn covers(&self, pages: PageRange) -> bool {
         self.ranges().iter().any(|range| range.covers(&pages))
     }

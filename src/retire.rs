@@ -29,6 +29,14 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
     /// Everybody who wants the pages meanwhile waits until somebody has run the retirement, so see to it
     /// that somebody does.
     ///
+    /// # Blocking
+    ///
+    /// Takes the mapping's lock for one scan of the slots.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the value detaches the retirement, and does not take it back.
+    ///
     /// # Errors
     ///
     /// The value yields [`OpError::Break`] if the range is wrong or the guard closed, else what the block
@@ -54,7 +62,13 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
     }
 
     /// [`retire`](Self::retire), for blocks that what is on media still names until the log has got there
-    /// up to `lsn`: they are not freed before [`durable`](Self::durable) has said so.
+    /// up to `lsn`: they are not freed before [`durable`](Self::durable) has said so. What the numbers count is your
+    /// affair (bytes of log, records); they must only grow, and 0 waits for nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`retire`](Self::retire). One that is still not durable when the guard is closed is given up: the value
+    /// yields [`OpError::Break`], and its blocks stay where they are.
     ///
     /// # Examples
     ///
@@ -89,8 +103,12 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
         }
     }
 
-    /// Everything up to `lsn` is on media: retirements that waited for that can be run. Smaller numbers
+    /// Everything up to and with `lsn` is on media: retirements that waited for that can be run. Smaller numbers
     /// than before say nothing new.
+    ///
+    /// # Blocking
+    ///
+    /// Takes the mapping's lock for a moment.
     ///
     /// # Examples
     ///
@@ -99,8 +117,13 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
         self.record().set_durable(lsn);
     }
 
-    /// Punches out whatever is retired, drained and durable, and tells how many pages were freed. Does not
-    /// wait for anybody; call it where the engine's own work may run.
+    /// Punches out whatever is retired, drained and durable, and tells how many pages were freed.
+    ///
+    /// # Blocking
+    ///
+    /// Waits for no holder. It calls the block map; call it where the engine's own work may run.
+    ///
+    /// # Errors
     ///
     /// What goes wrong is told to the [`Retired`]; if that has been dropped, the error is lost here (see
     /// [`run_retired_with`](Self::run_retired_with)) and a panic goes on through this call. Either way the
@@ -142,7 +165,11 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
         freed
     }
 
-    /// Waits until [`run_retired`](Self::run_retired) has work.
+    /// Waits until [`run_retired`](Self::run_retired) has work. Of several who wait, all are told.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the value loses nothing: it may be called again.
     ///
     /// # Examples
     ///
@@ -256,6 +283,18 @@ fn run<M: BlockMap + Send + Sync + 'static>(
 ///
 /// Polled or waited on again after its output. A panic of the block map goes through, on whichever thread
 /// it was called.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::{LayoutGuard, maps::ExtentMap};
+/// use std::sync::Arc;
+/// let guard = Arc::new(LayoutGuard::new(ExtentMap::new(8)));
+/// guard.map().allocate(0..8)?;
+/// let retired = guard.retire(0..4);
+/// assert_eq!(retired.wait()?, 4); // waiting runs it
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping this detaches the retirement: its outcome is told to nobody"]
 pub struct Retired<M: BlockMap + Send + Sync + 'static> {
     guard: Arc<LayoutGuard<M>>,
@@ -275,6 +314,18 @@ enum State<M: BlockMap> {
 
 impl<M: BlockMap + Send + Sync + 'static> Retired<M> {
     /// The pages; `None` if the range was wrong, or once the output is out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, maps::ExtentMap};
+    /// use std::sync::Arc;
+    /// let guard = Arc::new(LayoutGuard::new(ExtentMap::new(8)));
+    /// guard.map().allocate(0..8)?;
+    /// assert_eq!(guard.retire(2..4).range().map(|r| r.len()), Some(2));
+    /// assert_eq!(guard.retire(4..2).range(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn range(&self) -> Option<PageRange> {
         match &self.state {
             State::Queued { range, .. } => Some(*range),
@@ -362,6 +413,10 @@ impl<M: BlockMap + Send + Sync + 'static> fmt::Debug for Retired<M> {
 /// # Panics
 ///
 /// Polled or waited on again after its output.
+///
+/// # Examples
+///
+/// See [`LayoutGuard::retired_ready`].
 #[must_use = "nothing is waited for until this is awaited or waited on"]
 pub struct RetiredReady<'g, M> {
     guard: &'g LayoutGuard<M>,

@@ -37,6 +37,10 @@ mod sealed {
 }
 
 /// A [`LayoutGuard`] of any mapping. Nothing else implements it.
+///
+/// # Examples
+///
+/// See [`break_layouts_of`].
 pub trait AnyGuard: sealed::Sealed {}
 
 impl<M> AnyGuard for LayoutGuard<M> {}
@@ -53,7 +57,11 @@ impl<M> AnyGuard for LayoutGuard<M> {}
 ///
 /// # Blocking
 ///
-/// Takes the locks of these mappings together, for the scans and one barrier.
+/// The call takes the locks of these mappings together, for the scans and one barrier. Waiting is up to you.
+///
+/// # Cancel safety
+///
+/// Dropping the value at any point reopens everything.
 ///
 /// # Errors
 ///
@@ -143,6 +151,10 @@ impl Drop for Parts {
 /// # Panics
 ///
 /// Polled or waited on again after its output.
+///
+/// # Examples
+///
+/// See [`break_layouts_of`].
 #[must_use = "dropping a break reopens its ranges at once"]
 pub struct BreakMany<'g> {
     group: Arc<Group>,
@@ -159,6 +171,18 @@ enum State {
 
 impl BreakMany<'_> {
     /// Everybody who holds pages that it closes, in whichever guard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, PageRange, break_layouts_of};
+    /// let (a, b) = (LayoutGuard::<()>::default(), LayoutGuard::<()>::default());
+    /// let pin = b.try_pin(0..1)?;
+    /// let breaking = break_layouts_of(&[(&a, PageRange::ALL), (&b, PageRange::ALL)]);
+    /// assert_eq!(breaking.holders().len(), 1);
+    /// # drop((breaking, pin));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn holders(&self) -> Vec<Holder> {
         match &self.state {
             State::Queued(Parts(parts)) => {
@@ -171,6 +195,19 @@ impl BreakMany<'_> {
     }
 
     /// Whether waiting would end at once with the proofs.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, PageRange, break_layouts_of};
+    /// let (a, b) = (LayoutGuard::<()>::default(), LayoutGuard::<()>::default());
+    /// let pin = b.try_pin(0..1)?;
+    /// let breaking = break_layouts_of(&[(&a, PageRange::ALL), (&b, PageRange::ALL)]);
+    /// assert!(!breaking.is_drained());
+    /// drop(pin);
+    /// assert!(breaking.is_drained());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn is_drained(&self) -> bool {
         match &self.state {
             State::Queued(Parts(parts)) => parts.iter().all(|p| p.record.is_drained(p.id)),
@@ -242,6 +279,10 @@ impl fmt::Debug for BreakMany<'_> {
 }
 
 /// The proofs of several guards, from [`break_layouts_of`]. Dropping it reopens all ranges.
+///
+/// # Examples
+///
+/// See [`break_layouts_of`].
 #[must_use = "dropping the proofs reopens the ranges at once"]
 pub struct DrainedMany<'g> {
     parts: Parts,
@@ -272,6 +313,10 @@ impl fmt::Debug for DrainedMany<'_> {
 }
 
 /// One guard's proof, lent by [`DrainedMany::of`]: a [`Drained`] that reopens nothing when it is dropped.
+///
+/// # Examples
+///
+/// See [`break_layouts_of`].
 pub struct DrainedOf<'a, M>(Drained<'a, M>);
 
 impl<'a, M> Deref for DrainedOf<'a, M> {

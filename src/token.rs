@@ -48,11 +48,19 @@ impl PagePin {
 
 impl PinToken {
     /// The number. Never 0.
+    ///
+    /// # Examples
+    ///
+    /// See [`PinToken`].
     pub fn to_u64(self) -> u64 {
         self.0
     }
 
     /// The token with this number, if a token can have it. That does not mean that it is out.
+    ///
+    /// # Examples
+    ///
+    /// See [`PinToken`].
     pub fn from_u64(token: u64) -> Option<PinToken> {
         tokens::is_plausible(token).then_some(PinToken(token))
     }
@@ -60,6 +68,10 @@ impl PinToken {
     /// The pin, if this is a token that is out. Of several who try with the same number, one gets it.
     ///
     /// Takes no lock, and may be called on any thread.
+    ///
+    /// # Examples
+    ///
+    /// See [`PinToken`].
     pub fn redeem(self) -> Option<PagePin> {
         let slot = tokens::redeem(self.0)?;
         // The slot is ours now, and filled: so it names a record.

@@ -100,6 +100,14 @@ pub struct ExtentMap {
 
 impl ExtentMap {
     /// A map of length 0 over the blocks `0..blocks`, all of them free.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::ExtentMap;
+    /// let map = ExtentMap::new(10);
+    /// assert_eq!((map.len(), map.free_blocks()), (0, 10));
+    /// ```
     #[must_use]
     pub fn new(blocks: u64) -> Self {
         ExtentMap {
@@ -180,6 +188,18 @@ impl ExtentMap {
     }
 
     /// All extents in page order, as of now. O(extents).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::ExtentMap;
+    /// let map = ExtentMap::new(10);
+    /// map.allocate(0..2)?;
+    /// map.allocate(5..7)?;
+    /// let pages: Vec<_> = map.extents().iter().map(|e| e.pages().start()).collect();
+    /// assert_eq!(pages, [0, 5]);
+    /// # Ok::<(), layout_lease::maps::ExtentError>(())
+    /// ```
     #[must_use]
     pub fn extents(&self) -> Vec<Extent> {
         self.state.lock().extents_in(PageRange::ALL).collect()
@@ -210,24 +230,65 @@ impl ExtentMap {
     }
 
     /// The length in pages: every mapped page lies before it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::ExtentMap;
+    /// let map = ExtentMap::new(10);
+    /// map.allocate(5..7)?;
+    /// assert_eq!(map.len(), 7); // pages 0..5 are a hole
+    /// # Ok::<(), layout_lease::maps::ExtentError>(())
+    /// ```
     #[must_use]
     pub fn len(&self) -> u64 {
         self.state.lock().len
     }
 
     /// Whether the length is 0. (A length of only holes is not empty.)
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::ExtentMap;
+    /// let map = ExtentMap::new(10);
+    /// assert!(map.is_empty());
+    /// map.allocate(5..7)?;
+    /// assert!(!map.is_empty());
+    /// # Ok::<(), layout_lease::maps::ExtentError>(())
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// `N`: the number of blocks there are, free and mapped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::ExtentMap;
+    /// let map = ExtentMap::new(10);
+    /// map.allocate(0..4)?;
+    /// assert_eq!((map.blocks(), map.free_blocks(), map.mapped_blocks()), (10, 6, 4));
+    /// # Ok::<(), layout_lease::maps::ExtentError>(())
+    /// ```
     #[must_use]
     pub fn blocks(&self) -> u64 {
         self.blocks
     }
 
     /// The number of blocks that no page has.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::ExtentMap;
+    /// let map = ExtentMap::new(10);
+    /// map.allocate(0..4)?;
+    /// assert_eq!((map.blocks(), map.free_blocks(), map.mapped_blocks()), (10, 6, 4));
+    /// # Ok::<(), layout_lease::maps::ExtentError>(())
+    /// ```
     #[must_use]
     pub fn free_blocks(&self) -> u64 {
         self.state.lock().space.free()
@@ -235,6 +296,16 @@ impl ExtentMap {
 
     /// The number of blocks that some page has: [`blocks`](Self::blocks) less
     /// [`free_blocks`](Self::free_blocks).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::ExtentMap;
+    /// let map = ExtentMap::new(10);
+    /// map.allocate(0..4)?;
+    /// assert_eq!((map.blocks(), map.free_blocks(), map.mapped_blocks()), (10, 6, 4));
+    /// # Ok::<(), layout_lease::maps::ExtentError>(())
+    /// ```
     #[must_use]
     pub fn mapped_blocks(&self) -> u64 {
         self.blocks - self.free_blocks()
@@ -372,6 +443,16 @@ fn from(start: u64) -> Option<PageRange> {
 /// Pages that are neighbours, and whose blocks are neighbours in the same order.
 ///
 /// A value: it says what was so when the [`ExtentMap`] was asked.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::maps::ExtentMap;
+/// let map = ExtentMap::new(10);
+/// let extent = map.allocate(4..7)?[0];
+/// assert_eq!((extent.pages().len(), extent.block_of(5)), (3, Some(extent.block() + 1)));
+/// # Ok::<(), layout_lease::maps::ExtentError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Extent {
     // INVARIANT: block + pages.len() does not overflow.
@@ -381,12 +462,20 @@ pub struct Extent {
 
 impl Extent {
     /// The pages, half-open.
+    ///
+    /// # Examples
+    ///
+    /// See [`Extent`].
     #[must_use]
     pub fn pages(&self) -> PageRange {
         self.pages
     }
 
     /// The block behind the first page.
+    ///
+    /// # Examples
+    ///
+    /// See [`Extent`].
     #[must_use]
     pub fn block(&self) -> u64 {
         self.block
@@ -408,6 +497,16 @@ impl Extent {
     }
 
     /// The block behind `page`; `None` if the page is not in this extent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::ExtentMap;
+    /// let map = ExtentMap::new(10);
+    /// let extent = map.allocate(4..7)?[0];
+    /// assert_eq!((extent.block_of(4), extent.block_of(7)), (Some(extent.block()), None));
+    /// # Ok::<(), layout_lease::maps::ExtentError>(())
+    /// ```
     #[must_use]
     pub fn block_of(&self, page: u64) -> Option<u64> {
         let at = self.pages.contains(page);
@@ -416,6 +515,10 @@ impl Extent {
 }
 
 /// Why an [`ExtentMap`] refused. Whatever the reason, nothing has changed.
+///
+/// # Examples
+///
+/// See [`ExtentMap::allocate`].
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ExtentError {

@@ -171,24 +171,60 @@ impl FileBlocks {
     }
 
     /// The file. Writing to it, or mapping it, is the engine's affair.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::FileBlocks;
+    /// let map = FileBlocks::new(tempfile::tempfile()?, 1 << 16)?;
+    /// assert!(map.file().metadata()?.is_file());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
     }
 
     /// The size of a page in bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::FileBlocks;
+    /// let map = FileBlocks::new(tempfile::tempfile()?, 1 << 16)?;
+    /// assert_eq!(map.page_size(), 65536);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn page_size(&self) -> u64 {
         self.page_size
     }
 
     /// The size of the file system's blocks in bytes, as `statfs` tells it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::FileBlocks;
+    /// let map = FileBlocks::new(tempfile::tempfile()?, 1 << 16)?;
+    /// assert_eq!(map.page_size() % map.block_size(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn block_size(&self) -> u64 {
         self.block_size
     }
 
     /// The file system that the file is on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::FileBlocks;
+    /// let map = FileBlocks::new(tempfile::tempfile()?, 1 << 16)?;
+    /// println!("on {}", map.file_system()); // "on ext4"
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn file_system(&self) -> FileSystem {
         self.file_system
@@ -197,6 +233,10 @@ impl FileBlocks {
     /// The operations that the file system has refused so far as unknown to it: each time the answer
     /// was [`OpError::Unsupported`](crate::OpError::Unsupported). (What was asked of a map made by [`in_place`](Self::in_place) and
     /// was not even tried does not count.)
+    ///
+    /// # Examples
+    ///
+    /// See [`FileBlocks`].
     #[must_use]
     pub fn lacking(&self) -> Vec<FileOp> {
         let refused = self.refused.load(Ordering::Relaxed);
@@ -210,6 +250,16 @@ impl FileBlocks {
     /// # Errors
     ///
     /// [`FileError::Examine`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layout_lease::maps::FileBlocks;
+    /// let map = FileBlocks::new(tempfile::tempfile()?, 1 << 16)?;
+    /// map.file().set_len(65536 + 1)?;
+    /// assert_eq!(map.pages()?, 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pages(&self) -> Result<u64, FileError> {
         Ok(self.len()?.div_ceil(self.page_size))
     }

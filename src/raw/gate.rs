@@ -35,11 +35,11 @@
 //!   before; so the second look at the word sees the move, and the reader starts again.
 
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::range::PageRange;
 use crate::raw::arena::Arena;
-use crate::sync::{AtomicU64, MODEL, Mutex, Ordering, process_static};
+use crate::sync::Ordering::{self, Acquire, Relaxed, Release};
+use crate::sync::{AtomicU64, MODEL, Mutex, process_static};
 
 const FINAL: u64 = 1;
 const TABLE: u64 = 2;

@@ -324,6 +324,10 @@ macro_rules! waitable {
             /// # Panics
             ///
             #[doc = $panic]
+            ///
+            /// # Examples
+            ///
+            /// See [`LayoutGuard::break_layouts`](crate::LayoutGuard::break_layouts).
             pub fn wait(self) -> $output {
                 $crate::raw::wait::block(self)
             }
@@ -336,6 +340,10 @@ macro_rules! waitable {
             /// # Panics
             ///
             #[doc = $panic]
+            ///
+            /// # Examples
+            ///
+            /// See [`LayoutGuard::break_layouts`](crate::LayoutGuard::break_layouts).
             pub fn wait_timeout(&mut self, timeout: std::time::Duration) -> Option<$output> {
                 self.wait_deadline($crate::raw::wait::deadline(timeout))
             }
@@ -346,6 +354,10 @@ macro_rules! waitable {
             /// # Panics
             ///
             #[doc = $panic]
+            ///
+            /// # Examples
+            ///
+            /// See [`LayoutGuard::break_layouts`](crate::LayoutGuard::break_layouts).
             pub fn wait_deadline(&mut self, deadline: std::time::Instant) -> Option<$output> {
                 $crate::raw::wait::block_until(self, deadline)
             }

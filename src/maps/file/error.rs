@@ -9,6 +9,13 @@ use super::FileSystem;
 use crate::range::{PageRange, RangeError};
 
 /// One of the five block operations, by name.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::maps::FileOp;
+/// assert_eq!(FileOp::PunchHole.to_string(), "punch_hole");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileOp {
     /// `fallocate` with `FALLOC_FL_PUNCH_HOLE`.
@@ -48,6 +55,10 @@ impl fmt::Display for FileOp {
 /// Why a [`FileBlocks`](super::FileBlocks) was not made, or why an operation of one failed.
 ///
 /// Unless it is [`Io`](Self::Io), nothing has changed.
+///
+/// # Examples
+///
+/// See [`FileBlocks::new`](super::FileBlocks::new).
 #[non_exhaustive]
 #[derive(Debug, Error)]
 pub enum FileError {

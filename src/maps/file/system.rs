@@ -7,6 +7,18 @@ use core::fmt;
 /// Told by the magic number that `statfs` gives. Families that share a number share the name, and a
 /// stacked file system (overlayfs, FUSE) is named itself, not what is below it, although it is the one
 /// below that has an operation or lacks it.
+///
+/// # Examples
+///
+/// ```
+/// use layout_lease::maps::FileBlocks;
+/// let system = FileBlocks::in_place(tempfile::tempfile()?, 4096)?.file_system();
+/// match system.name() {
+///     Some(name) => assert_eq!(system.to_string(), name),
+///     None => assert!(system.to_string().contains(&format!("{:#x}", system.magic()))),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileSystem {
     magic: u64,
@@ -45,12 +57,20 @@ impl FileSystem {
     }
 
     /// The magic number, as in `statfs(2)`.
+    ///
+    /// # Examples
+    ///
+    /// See [`FileSystem`].
     #[must_use]
     pub fn magic(&self) -> u64 {
         self.magic
     }
 
     /// The name; `None` if the number is not known here.
+    ///
+    /// # Examples
+    ///
+    /// See [`FileSystem`].
     #[must_use]
     pub fn name(&self) -> Option<&'static str> {
         let known = NAMES.iter().find(|(magic, _)| *magic == self.magic);
