@@ -6,10 +6,19 @@ cd "$(dirname "$0")/.."
 began=$SECONDS
 step() {
     local start=$SECONDS
-    printf '\n== %s\n' "$*"
-    "$@"
-    printf '== %s: %d s\n' "$*" "$((SECONDS - start))"
+    {
+        printf '\n== %s\n' "$*"
+        "$@"
+        printf '== %s: %d s\n' "$*" "$((SECONDS - start))"
+    } 2>&1 | tee -a "$all"
 }
+
+# What ran, for scripts/safety.sh.
+target=${CARGO_TARGET_DIR:-target}
+all=$target/preflight.log
+mkdir -p "$target"
+: >"$all"
+touch "$target/preflight.began"
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -41,4 +50,5 @@ step example collision --seconds 1
 step example uring_pool --seconds 2
 step example async_engine --seconds 1
 step scripts/msrv.sh
+step scripts/safety.sh # whatever SAFETY.md names has run
 printf '\npreflight: %d s\n' "$((SECONDS - began))"
