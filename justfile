@@ -18,6 +18,15 @@ demo:
 lint:
     scripts/lint.sh
 
+# Spelling.
+typos:
+    scripts/typos.sh
+
+# The picture of the flow, and the pictures as rustdoc wants them.
+pictures:
+    scripts/flow.py
+    scripts/doc_images.py
+
 # The loom models of the core, over the real crate.
 models:
     scripts/models.sh
