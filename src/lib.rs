@@ -15,7 +15,8 @@
 //!
 //! # In fifteen lines
 //!
-//! A read goes to a ring, as with io_uring; the pages are freed while it is under way.
+//! A read goes to a ring, as with io_uring, and the pages are freed while it is under way. (`submit` and `complete` are
+//! the two ends of the ring.)
 //!
 //! ```
 //! # let (submit, complete) = std::sync::mpsc::channel::<(u64, u64)>(); // stands for the ring
@@ -72,7 +73,7 @@ one, registered buffers, a compactor. How it works is in [internals](docs::inter
 //!   again, and nobody's wake is lost.
 //! - **Any thread.** Pins are `Send`, and outlive their thread and their guard.
 //! - **Others are not disturbed.** Pins of other pages take no lock and make no system call, also between two closed
-//!   ranges.
+//!   ranges. (A break may interrupt the process's running threads for a moment; [`Barrier`] chooses.)
 //! - **You learn who.** [`LayoutGuard::holders`] names who holds pages: since when, and from which source line.
 //! - **No `unsafe`** in this crate, and no runtime behind its futures.
 //!
@@ -111,8 +112,8 @@ one, registered buffers, a compactor. How it works is in [internals](docs::inter
 //! you *now* that it is idle, which truncating a file needs.
 //!
 //! **… a reference count for each page?** That is memory for each page, an atomic update of a shared line for each
-//! pin, as many of them as a request has pages, and it still does not refuse newcomers. The kernel does it so, and
-//! for seven years races were found in it.
+//! pin, as many of them as a request has pages, and it still does not refuse newcomers. The kernel does it so,
+//! and races in that were found for seven years.
 //!
 //! # Features
 //!

@@ -41,15 +41,17 @@
 //! | --- | --- |
 //! | free | its thread, filling it |
 //! | pinned | whoever has the pin, with one store; on any thread |
-//! | pinned, and a scan has looked | the same; the mark tells a scan that it met the same pin twice |
-//! | pinned by an extension | the same; the mark keeps it from being extended |
+//! | pinned, and a scan has marked it | the same |
+//! | pinned as an extension | the same; it cannot be extended itself |
 //!
 //! Only the thread that owns a slot fills it, so finding a free one needs no atomic update. Slots live for ever and
 //! are recycled, so a pin borrows nothing and counts nothing. Slots of a thread that has exited are adopted by
 //! another.
 //!
-//! A scan may meet a slot in the middle of being refilled. It never skips such a slot: it marks the slot, and only
-//! what it reads while the mark is there counts.
+//! A scan may meet a slot in the middle of being refilled, and read a mixture of two pins. Where the mixture says that
+//! nobody is there, that is right: the older pin is over, and the newer one will look at the gate and step back. Before
+//! a scan says that somebody is there, it marks the slot. Filling the slot takes the mark away; so with the mark still
+//! there at the end, all that was read is one pin's.
 //!
 //! ## The gate
 //!
@@ -77,7 +79,7 @@
 //! | anybody who waits | – | refused | [`close`](crate::LayoutGuard::close) |
 //!
 //! A draining break counts down. At zero the slots are scanned again, and only a clean scan makes a proof: so a count
-//! that is too low costs one more scan, and there is no way for it to be too high.
+//! that is too low costs one more scan. It is never too high: that would be a wake that never comes.
 //!
 //! # Waiting
 //!
