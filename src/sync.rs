@@ -60,6 +60,10 @@ mod real {
 #[cfg(not(any(lease_loom, lease_shuttle)))]
 pub(crate) use real::*;
 
+#[cfg(lease_loom)]
+mod by_loom;
+#[cfg(lease_shuttle)]
+mod by_shuttle;
 #[cfg(any(lease_loom, lease_shuttle))]
 mod model;
 #[cfg(any(lease_loom, lease_shuttle))]

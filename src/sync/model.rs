@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 #[cfg(lease_loom)]
-pub(crate) use loom as checker;
+pub(crate) use super::by_loom::*;
 #[cfg(lease_shuttle)]
-pub(crate) use shuttle as checker;
+pub(crate) use super::by_shuttle::*;
 
 pub(crate) use checker::sync::MutexGuard;
 pub(crate) use checker::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
@@ -86,37 +86,13 @@ impl Listener for EventListener {
     /// There is no clock in a model: the deadline has come when the checker says so, unless the bell has
     /// rung before.
     fn wait_deadline(self, _deadline: Instant) -> Option<()> {
-        let has_rung = || self.0.rung.lock().ok().filter(|rung| **rung).map(drop);
-        std::iter::repeat_with(has_rung)
-            .take(looks_before_a_deadline())
-            .find(|rung| rung.is_some() || between_looks())
-            .flatten()
+        (0..looks_before_a_deadline()).find_map(|n| {
+            if n > 0 {
+                let_others_run();
+            }
+            self.0.rung.lock().ok().filter(|rung| **rung).map(drop)
+        })
     }
-}
-
-/// loom: the deadline has always come.
-#[cfg(lease_loom)]
-fn looks_before_a_deadline() -> usize {
-    1
-}
-
-#[cfg(lease_loom)]
-fn between_looks() -> bool {
-    false
-}
-
-/// shuttle: it comes now, soon or late.
-#[cfg(lease_shuttle)]
-fn looks_before_a_deadline() -> usize {
-    use shuttle::rand::Rng;
-    1 << shuttle::rand::thread_rng().gen_range(0..4)
-}
-
-/// Lets the others run. `false`: look again.
-#[cfg(lease_shuttle)]
-fn between_looks() -> bool {
-    shuttle::thread::yield_now();
-    false
 }
 
 macro_rules! process_static {
@@ -128,66 +104,6 @@ macro_rules! process_static {
     };
 }
 
-#[cfg(lease_loom)]
-macro_rules! thread_cell {
-    ($(#[$attr:meta])* static $name:ident: $ty:ty = $init:expr;) => {
-        loom::thread_local! {
-            $(#[$attr])*
-            static $name: $ty = $init;
-        }
-    };
-}
-
-/// shuttle drops every thread local at the end of a thread, and those without a destructor are used by the
-/// destructors of others. So there is a twin which after that is what it was in the beginning.
-#[cfg(lease_shuttle)]
-macro_rules! thread_cell {
-    ($(#[$attr:meta])* static $name:ident: $ty:ty = $init:expr;) => {
-        $(#[$attr])*
-        static $name: $crate::sync::ThreadCell<$ty> = $crate::sync::ThreadCell {
-            key: {
-                shuttle::thread_local! {
-                    static KEY: $ty = $init;
-                }
-                &KEY
-            },
-            init: || $init,
-        };
-    };
-}
-
-#[cfg(lease_shuttle)]
-pub(crate) struct ThreadCell<T: 'static> {
-    pub(crate) key: &'static shuttle::thread::LocalKey<T>,
-    pub(crate) init: fn() -> T,
-}
-
-#[cfg(lease_shuttle)]
-impl<T: 'static> ThreadCell<T> {
-    pub(crate) fn with<R>(&self, f: impl FnOnce(&T) -> R) -> R {
-        match self.key.try_with(|_| ()) {
-            Ok(()) => self.key.with(f),
-            Err(_) => f(&(self.init)()),
-        }
-    }
-
-    pub(crate) fn try_with<R>(
-        &self,
-        f: impl FnOnce(&T) -> R,
-    ) -> Result<R, shuttle::thread::AccessError> {
-        Ok(self.with(f))
-    }
-}
-
-macro_rules! thread_owned {
-    ($(#[$attr:meta])* static $name:ident: $ty:ty = $init:expr;) => {
-        $crate::sync::checker::thread_local! {
-            $(#[$attr])*
-            static $name: $ty = $init;
-        }
-    };
-}
-
 macro_rules! const_new {
     ($(#[$attr:meta])* $vis:vis fn $name:ident() -> Self $body:block) => {
         $(#[$attr])*
@@ -195,4 +111,4 @@ macro_rules! const_new {
     };
 }
 
-pub(crate) use {const_new, process_static, thread_cell, thread_owned};
+pub(crate) use {const_new, process_static};

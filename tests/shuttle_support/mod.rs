@@ -8,6 +8,8 @@
 #![allow(dead_code, reason = "each target uses a part of it")]
 
 pub(crate) mod disk;
+pub(crate) mod players;
+pub(crate) mod tasks;
 pub(crate) mod world;
 
 use std::collections::BTreeMap;
@@ -84,7 +86,13 @@ pub(crate) fn explore(
                 _ => run(&play, PctScheduler::new_from_seed(round, DEPTH, n)),
             }));
             if let Err(panic) = played {
-                eprintln!("{name} failed under a {kind} schedule, in the round of seed {round}");
+                let told = panic.downcast_ref::<String>().map(String::as_str);
+                let told = told
+                    .or(panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("?");
+                eprintln!(
+                    "{name} failed under a {kind} schedule, in the round of seed {round}: {told}"
+                );
                 resume_unwind(panic);
             }
             *left -= n;

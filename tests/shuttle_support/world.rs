@@ -8,6 +8,7 @@ use layout_lease::{
     PageRange, PinToken, TryPinError,
 };
 use shuttle::rand::{Rng, thread_rng};
+use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::thread::JoinHandle;
 
 use super::Tally;
@@ -261,10 +262,12 @@ impl Held {
         }
     }
 
-    /// A device works on the blocks.
+    /// A device works on the blocks, now and again.
     pub(crate) fn work(&self) {
-        step();
-        self.blocks.check(&self.stamp, Hold::Pin);
+        for _ in 0..=below(2) {
+            step();
+            self.blocks.check(&self.stamp, Hold::Pin);
+        }
     }
 
     /// Takes more pages in the middle of the operation.
@@ -295,8 +298,14 @@ impl Held {
 
     /// Breaks the pages that it holds.
     pub(crate) fn into_break(mut self, world: &World, patient: bool) -> Option<Proof<'_>> {
-        let breaking = self.let_go()?.into_break(&world.guard);
-        let breaking = breaking.expect("a pin of this guard");
+        let breaking = match self.let_go()?.into_break(&world.guard) {
+            Ok(breaking) => breaking,
+            Err(pin) => {
+                drop(pin);
+                world.count("breaks too late");
+                return None;
+            }
+        };
         let closing = Closing::new(world, self.pages);
         world.count("holders that break");
         world.wait_for(breaking, closing, patient)
@@ -344,6 +353,29 @@ impl Token {
     }
 }
 
+/// A thread that redeems what is sent to it, until nobody is left to send.
+pub(crate) fn device(tally: &Arc<Tally>) -> (Sender<Token>, JoinHandle<()>) {
+    let (queue, arrivals): (_, Receiver<Token>) = channel();
+    let tally = Arc::clone(tally);
+    let device = shuttle::thread::spawn(move || {
+        while let Ok(token) = arrivals.recv() {
+            let held = token.redeem();
+            tally.count("tokens redeemed");
+            held.work();
+        }
+    });
+    (queue, device)
+}
+
+/// Waits for all of them.
+pub(crate) fn join(players: impl IntoIterator<Item = JoinHandle<()>>) {
+    // All are there before the first is waited for.
+    let players: Vec<_> = players.into_iter().collect();
+    for player in players {
+        player.join().unwrap();
+    }
+}
+
 /// A lease, and the blocks that its holder has registered.
 pub(crate) struct Leased {
     pub(crate) lease: LayoutLease,
@@ -366,6 +398,20 @@ impl Leased {
     pub(crate) fn work(&self) {
         step();
         self.blocks.check(&self.stamp, Hold::Lease);
+    }
+
+    /// Waits a little to be asked for it, and then gives back what is wanted, or everything.
+    pub(crate) fn use_and_return(mut self, world: &World) {
+        self.work();
+        let wanted = world.wait_a_little(|timeout| self.lease.recalled().wait_timeout(timeout));
+        let Some(wanted) = wanted else { return };
+        world.count("recalls");
+        assert!(self.pages.overlaps(&wanted));
+        if wanted.start() > self.pages.start() {
+            self.shrink_to(range(self.pages.start(), wanted.start()));
+            world.count("leases shrunk");
+            self.work();
+        }
     }
 
     pub(crate) fn pages(&self) -> PageRange {
