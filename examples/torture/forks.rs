@@ -16,8 +16,9 @@ use crate::lives::Life;
 use crate::tally::add;
 use crate::watch::Watch;
 
-/// Milliseconds, counted one by one, that a child may take to drop some values.
-const PATIENCE: u32 = 60_000;
+/// Milliseconds, counted one by one, that a child may take to drop some values. The watchdog waits for longer:
+/// it knows of no child.
+const PATIENCE: u32 = 20_000;
 
 /// Forks with a pin, a lease, a proof, a waiting break and the guard in hand, while others use the guard.
 pub(crate) fn fork(life: &Life<'_>, watch: &Watch) {

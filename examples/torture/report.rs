@@ -9,7 +9,7 @@ use layout_lease::Barrier;
 
 use crate::litmus::{Outcomes, Shape};
 use crate::tally::{Tally, add};
-use crate::{Args, Mode, Scenes};
+use crate::{Args, Mode, SKIPPED, Scenes};
 
 /// How often a line says how far the run is.
 const SAY: Duration = Duration::from_secs(60);
@@ -23,6 +23,9 @@ const REFUSED: [&str; 6] = [
     "proofs in hand",
     "blocks freed",
 ];
+
+/// The count of those.
+const WITHOUT: &str = "processes without membarrier";
 
 pub(crate) struct Report {
     began: Instant,
@@ -50,9 +53,7 @@ impl Report {
         let all = Tally::default();
         let mut named: Vec<_> = all.counts().into_iter().map(|(name, _)| name).collect();
         named.retain(|name| match *name {
-            "processes without membarrier" => {
-                args.refuse.is_none() && matches!(args.mode, Mode::All | Mode::Refused)
-            }
+            WITHOUT => args.refuse.is_none() && matches!(args.mode, Mode::All | Mode::Refused),
             _ if args.refuse.is_some() => games && REFUSED.contains(name),
             _ => games,
         });
@@ -119,11 +120,17 @@ impl Report {
         }
     }
 
-    pub(crate) fn refused(&mut self, when: &str, status: ExitStatus) {
+    /// A process without membarrier is over. How many there have been: none, if there can be none here.
+    pub(crate) fn refused(&mut self, when: &str, status: ExitStatus) -> u64 {
+        if status.code() == Some(i32::from(SKIPPED)) {
+            self.named.retain(|name| *name != WITHOUT);
+            return 0;
+        }
         if !status.success() {
             self.failed
                 .push(format!("without membarrier from {when}: {status}"));
         }
+        1
     }
 
     pub(crate) fn violations(&self, tally: &Tally) -> u64 {
