@@ -13,7 +13,7 @@
 //! | [`mod`](self) | `put`, `get`, `del`, `scan` |
 //! | [`open`] | make and open a pool file: lock, superblock, recovery |
 //! | [`format`](self::format) | what is on the media, to the byte; why it is crash-consistent |
-//! | [`mapping`] | the mapped file: bytes by a pin, changes by a proof; all the `unsafe` |
+//! | [`mapping`] | the mapped file: bytes by a pin, changes by a proof, cache lines, the ring; all the `unsafe` |
 //! | [`media`] | how stores become durable: pmem, file, volatile |
 //! | [`space`] | the free map; the pool's `BlockMap` |
 //! | [`slots`] | the empty directory entries |
@@ -247,13 +247,18 @@ impl Store {
         self.index.scan(prefix)
     }
 
+    /// The kind of media that is in force.
+    pub(crate) fn media(&self) -> &'static str {
+        self.guard.map().media().kind()
+    }
+
     pub(crate) fn stat(&self) -> Result<Stat, StoreError> {
         let pool = self.guard.map();
         let all = self.index.scan(b"");
         let bytes = |(key, entry): &(Box<[u8]>, Entry)| key.len() as u64 + entry.value_len;
         Ok(Stat {
             id: self.id,
-            media: pool.media().kind(),
+            media: self.media(),
             records: all.len() as u64,
             problems: self.problems.len() as u64,
             logical: all.iter().map(bytes).sum(),
@@ -262,6 +267,11 @@ impl Store {
             allocated: pool.allocated().doing("asking for the file's blocks")?,
             unpunched: pool.unpunched(),
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn guard(&self) -> &LayoutGuard<Pool> {
+        &self.guard
     }
 
     #[cfg(test)]

@@ -2,7 +2,7 @@
 //! the entry that does not name them is on the media. Nobody waits for that: whoever writes next, or
 //! needs the space, frees what can be freed by then.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use layout_lease::{Holder, PageRange, Retired};
@@ -92,13 +92,20 @@ impl Store {
         self.reclaim()?;
         self.strike_off()?;
         let kept = self.kept.lock();
-        let mut pinned = PinnedPages::default();
-        for pages in kept.iter().filter_map(|kept| kept.retired.range()) {
-            let holders = self.guard.holders(pages);
-            // Without any it waits for the media, not for long.
-            pinned.pages += if holders.is_empty() { 0 } else { pages.len() };
-            pinned.holders.extend(holders);
-        }
-        Ok(pinned)
+        let kept = kept.iter().filter_map(|kept| kept.retired.range());
+        let kept: BTreeMap<u64, PageRange> = kept.map(|pages| (pages.start(), pages)).collect();
+        // One look at all holders, however many pages are kept: each look goes through all pins.
+        let mut holders = self.guard.holders(..);
+        let mut held = BTreeSet::new();
+        // Retired pages are nobody else's, so who holds some of them holds those of one record. What
+        // nobody holds waits for the media, not for long.
+        holders.retain(|holder| {
+            let before = kept.range(..holder.range().end()).next_back();
+            let record = before.filter(|(_, pages)| pages.overlaps(&holder.range()));
+            held.extend(record.map(|(start, _)| *start));
+            record.is_some()
+        });
+        let pages = held.iter().map(|start| kept[start].len()).sum();
+        Ok(PinnedPages { pages, holders })
     }
 }
