@@ -11,11 +11,12 @@ use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::cli::{BenchArgs, Kind};
 use crate::report::{Table, bar, bytes, duration};
 use crate::store::error::StoreError;
 use crate::store::transfer::{Device, Transfers};
 use crate::store::{Access, Store};
-use crate::{BenchArgs, Failure, Kind, at, interrupted, temporary};
+use crate::{Failure, at, interrupted, temporary};
 
 /// Bytes of all values of one size, about; and the keys at most.
 const BYTES: u64 = 64 << 20;
@@ -89,7 +90,7 @@ pub(crate) fn run(pool: Option<&Path>, media: Kind, args: &BenchArgs) -> Result<
         let keys = (BYTES / size).clamp(16, KEYS);
         let capacity = (keys * (size + 8192) * 2).max(64 << 20);
         let store = Store::create(&path, capacity, media.media()?)?;
-        about.0 = store.stat()?.media.to_owned();
+        about.0 = store.media().to_owned();
         about.1 = Transfers::new(&store, args.device.into())?.device();
         load(&store, *size, keys)?;
         if interrupted() {
@@ -117,6 +118,12 @@ pub(crate) fn run(pool: Option<&Path>, media: Kind, args: &BenchArgs) -> Result<
             args.threads
         );
         print!("{}", table(&all));
+        if all.iter().any(|measured| rows(measured).count() > 1) {
+            println!(
+                "Each thread does one operation of the mix after the other: the rates are in the mix's \
+                 proportions, and the slow operations set the pace of all. For one by itself: --mix read"
+            );
+        }
     }
     if interrupted() {
         return Err(Failure::Exit(130));
@@ -239,19 +246,25 @@ impl Worker<'_> {
             let name = name(rng.random_range(0..self.keys));
             let start = Instant::now();
             match operation {
-                // Every byte of the value is looked at, in place.
-                0 => {
-                    if let Some(value) = self.store.get(&name)? {
+                // Every byte of the value is looked at, in place. What was deleted is not counted.
+                0 => match self.store.get(&name)? {
+                    Some(value) => {
                         std::hint::black_box(crc32c::crc32c(&value));
                     }
-                }
+                    None => continue,
+                },
                 1 => drop(self.store.put(&name, &value)?),
-                2 => drop(self.store.del(&name)?),
+                // What is not there any more is put back instead, which is not measured.
+                2 => {
+                    if !self.store.del(&name)? {
+                        self.store.put(&name, &value)?;
+                        continue;
+                    }
+                }
+                _ if !transfers.export(0, &name, &self.export)? => continue,
                 _ => {
-                    if transfers.export(0, &name, &self.export)? {
-                        if let Some(done) = transfers.next()? {
-                            done.outcome?;
-                        }
+                    if let Some(done) = transfers.next()? {
+                        done.outcome?;
                     }
                 }
             }
@@ -263,10 +276,13 @@ impl Worker<'_> {
     }
 }
 
-/// The operations that there were, with their latencies.
-fn rows(measured: &Measured) -> impl Iterator<Item = (&'static str, &Histogram<u64>)> {
+/// The operations that there were, with their latencies, and the part of all threads' time that each took.
+fn rows(measured: &Measured) -> impl Iterator<Item = (&'static str, &Histogram<u64>, f64)> {
+    let time = |histogram: &Histogram<u64>| histogram.mean() * histogram.len() as f64;
+    let sum: f64 = measured.latencies.iter().map(time).sum();
     let all = NAMES.into_iter().zip(&measured.latencies);
     all.filter(|(_, histogram)| !histogram.is_empty())
+        .map(move |(name, histogram)| (name, histogram, time(histogram) / sum))
 }
 
 const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
@@ -279,19 +295,25 @@ fn table(all: &[Measured]) -> Table {
             bytes(measured.size),
             measured.keys
         ));
-        table.row(
-            "",
-            [&"a second", &"bytes a second", &"p50", &"p99", &"p99.9"],
-        );
-        for (name, histogram) in rows(measured) {
+        let names: [&dyn std::fmt::Display; 6] = [
+            &"a second",
+            &"bytes a second",
+            &"of the time",
+            &"p50",
+            &"p99",
+            &"p99.9",
+        ];
+        table.row("", names);
+        for (name, histogram, part) in rows(measured) {
             let rate = histogram.len() as f64 / measured.took.as_secs_f64();
             let moved = match name {
                 "delete" => "-".to_owned(),
                 _ => bytes((rate * measured.size as f64) as u64),
             };
+            let (rate, part) = (format!("{rate:.0}"), format!("{:.1} %", part * 100.0));
             let at = |q| duration(Duration::from_nanos(histogram.value_at_quantile(q)));
             let [p50, p99, p999] = QUANTILES.map(at);
-            table.row(name, [&format!("{rate:.0}"), &moved, &p50, &p99, &p999]);
+            table.row(name, [&rate, &moved, &part, &p50, &p99, &p999]);
         }
     }
     table
@@ -301,7 +323,7 @@ fn table(all: &[Measured]) -> Table {
 fn json(all: &[Measured], media: &str, device: &str, threads: u64) -> String {
     let mut text = String::new();
     for measured in all {
-        for (name, histogram) in rows(measured) {
+        for (name, histogram, part) in rows(measured) {
             let seconds = measured.took.as_secs_f64();
             let [p50, p99, p999] = QUANTILES.map(|q| histogram.value_at_quantile(q));
             // Rust quotes these names as JSON does: they are plain ASCII.
@@ -309,7 +331,7 @@ fn json(all: &[Measured], media: &str, device: &str, threads: u64) -> String {
                 text,
                 "{{\"media\":{media:?},\"device\":{device:?},\"threads\":{threads},\"value_bytes\":{},\
                  \"keys\":{},\"operation\":{name:?},\"count\":{},\"seconds\":{seconds:.3},\
-                 \"per_second\":{:.1},\"p50_ns\":{p50},\"p99_ns\":{p99},\"p999_ns\":{p999}}}",
+                 \"of_the_time\":{part:.4},\"per_second\":{:.1},\"p50_ns\":{p50},\"p99_ns\":{p99},\"p999_ns\":{p999}}}",
                 measured.size,
                 measured.keys,
                 histogram.len(),

@@ -11,8 +11,8 @@ use super::run::{Run, add};
 use crate::store::error::StoreError;
 use crate::store::transfer::{Device, Transfers};
 
-/// Transfers that an io_uring has under way at a time.
-const DEPTH: u64 = 8;
+/// Transfers that an io_uring has under way at a time, as a storage engine's would.
+pub(super) const DEPTH: u64 = 32;
 /// So many threads do it, one transfer each, where there is no io_uring.
 pub(super) const THREADS: usize = 4;
 

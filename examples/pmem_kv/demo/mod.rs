@@ -25,6 +25,7 @@ use rustix::process::Signal;
 
 use self::corpus::Corpus;
 use self::run::Run;
+use crate::cli::{DemoArgs, Kind};
 use crate::report::{Table, bar, bytes, duration, findings};
 use crate::store::compact::Effort;
 use crate::store::error::StoreError;
@@ -33,7 +34,7 @@ use crate::store::media::Media;
 use crate::store::transfer::{Device, Transfers};
 use crate::store::waits::WaitSummary;
 use crate::store::{Access, Breaks, Stat, Store};
-use crate::{DemoArgs, Failure, Kind, at, interrupted, temporary};
+use crate::{Failure, at, interrupted, temporary};
 
 /// How much longer than it was asked to it runs at most, on a slow machine, to prove something.
 const MORE: Duration = Duration::from_secs(30);
@@ -58,13 +59,12 @@ impl Demo {
         let exports = self.args.exports.as_deref().unwrap_or(temporary.path());
         let capacity = (corpus.logical() * 4).max(256 << 20);
         let store = Store::create(&path, capacity, self.media.media()?)?;
-        println!("pool   {}, media: {}", path.display(), store.stat()?.media);
+        let transfers = Transfers::new(&store, self.args.device.into())?;
+        println!("{}", self.what_runs(transfers.is_async()));
+        println!("pool    {}, media: {}", path.display(), store.media());
+        println!("device  {}", transfers.device());
         println!(
-            "device {}",
-            Transfers::new(&store, self.args.device.into())?.device()
-        );
-        println!(
-            "files  {} from {}, {}; as {} keys, {}",
+            "files   {} from {}, {}; as {} keys, {}",
             corpus.files,
             dir.display(),
             bytes(corpus.bytes),
@@ -72,6 +72,7 @@ impl Demo {
             bytes(corpus.logical())
         );
 
+        drop(transfers);
         load(&store, &corpus)?;
         if let Some(doomed) = self.args.doomed {
             // SAFETY: none, and that is the point: `without_lease`, below, runs this in a process of its
@@ -126,7 +127,7 @@ impl Demo {
             table(took, &counts, &breaks, [&loaded, &after], checked)
         );
         if let Some(holder) = holder.into_inner() {
-            println!("of those who read what a compaction had to leave: {holder}");
+            println!("One of those for whom a compaction left old pages where they were: {holder}");
         }
 
         if self.args.doomed.is_some() {
@@ -153,7 +154,38 @@ impl Demo {
             return Err(Failure::Exit(1));
         }
         println!("every byte was right: {}", counts.wrong());
+        println!(
+            "The same with the breaks left out, to see what they are for: demo --without-lease"
+        );
         Ok(())
+    }
+
+    /// Who does what, in words.
+    fn what_runs(&self, ring: bool) -> String {
+        let args = &self.args;
+        let exports = match ring {
+            true => format!("{} at a time through an io_uring", exports::DEPTH),
+            false => format!("by {} threads", exports::THREADS),
+        };
+        let breaks = match self.args.doomed {
+            None => "Every free, move and cut waits until nobody uses the pages (`break_layouts`).",
+            Some(_) => {
+                "WITHOUT BREAKS: pages are freed, moved and cut off under those who use them."
+            }
+        };
+        format!(
+            "A key-value store in a mapped file. All at the same time, for {} s:\n  \
+             {} readers, each with up to {} values in its hands, which are not copied: every byte is\n    \
+             compared when a value is got and again when it is let go\n  \
+             {} writers overwrite values, delete them and put them again\n  \
+             exports to files, {exports}; each file is compared, and every other one imported\n  \
+             a compactor moves values to the front, punches holes, truncates the file\n\
+             {breaks}",
+            args.seconds,
+            args.readers,
+            run::HELD,
+            args.writers,
+        )
     }
 
     fn threads(&self, run: &Run<'_>, start: Instant, exports: &Path) {
@@ -355,7 +387,7 @@ fn table(
             &counts.gets,
             Some(&counts.verified),
         ),
-        ("  let go early, being wanted", &counts.let_go, None),
+        ("  let go early, as wanted", &counts.let_go, None),
         ("scan", &counts.scans, None),
         ("put", &counts.puts, Some(&counts.written)),
         ("del", &counts.dels, None),
@@ -377,16 +409,16 @@ fn table(
     );
 
     table.row(
-        "  left, being read, at most",
+        "  left while read, at most",
         [&"-", &bytes(get(&counts.pinned) * PAGE)],
     );
 
-    table.head("breaks");
-    table.row("", [&"breaks", &"not at once", &"p50", &"p99", &"max"]);
+    table.head("breaks, and how long those took that found somebody at the pages");
+    table.row("", [&"breaks", &"in use", &"p50", &"p99", &"max"]);
     let all: [(&str, WaitSummary); 3] = [
-        ("of old records, retired", breaks.frees),
-        ("of new pages to write", breaks.claims),
-        ("of the file's end to cut", breaks.truncations),
+        ("old records, freed later", breaks.frees),
+        ("new pages, to write", breaks.claims),
+        ("the file's end, to cut off", breaks.truncations),
     ];
     for (name, b) in all {
         let (p50, p99, max) = (duration(b.p50), duration(b.p99), duration(b.max));
@@ -395,7 +427,8 @@ fn table(
             _ => table.row(name, [&b.breaks, &b.waited, &p50, &p99, &max]),
         }
     }
-    table.row("look-ups that were out of date", [&breaks.retries]);
+    let retries: [&dyn std::fmt::Display; 5] = [&breaks.retries, &"-", &"-", &"-", &"-"];
+    table.row("look-ups made again", retries);
 
     table.head("space");
     table.row("", [&"loaded", &"at most", &"at the end"]);
@@ -416,9 +449,12 @@ fn table(
         let most = most.map_or_else(|| "-".to_owned(), bytes);
         table.row(name, [&bytes(first), &most, &bytes(last)]);
     }
-    table.row("holes refused by the file system", [&after.unpunched]);
+    table.row(
+        "holes refused",
+        [&"-", &"-", &bytes(after.unpunched * PAGE)],
+    );
 
-    table.head("wrong");
+    table.head("what came out wrong");
     table.row("checksum failures", [&get(&counts.checksum_failures)]);
     table.row("wrong or stale bytes", [&get(&counts.wrong_bytes)]);
     table.row("wrong exports", [&get(&counts.wrong_exports)]);

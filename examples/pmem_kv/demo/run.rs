@@ -17,7 +17,7 @@ use crate::store::format::PAGE;
 use crate::store::{Breaks, Store, Value};
 
 /// A reader holds up to this many values at a time.
-const HELD: usize = 8;
+pub(super) const HELD: usize = 8;
 /// The compactor starts after so many changes, or so long after the last time.
 const CHANGES: u64 = 64;
 const PATIENCE: Duration = Duration::from_millis(250);
