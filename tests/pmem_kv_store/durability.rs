@@ -1,0 +1,197 @@
+//! What is flushed, and when.
+
+use super::*;
+
+/// Media whose power fails. What was flushed is copied to an image; what was not is lost with it.
+#[derive(Debug)]
+struct Image {
+    image: PathBuf,
+    fail: Arc<AtomicBool>,
+    flushes: Arc<Mutex<Flushes>>,
+}
+
+#[derive(Debug, Default)]
+struct Flushes {
+    count: u64,
+    /// Flushed, and not fenced yet.
+    pending: Vec<std::ops::Range<u64>>,
+    /// Which of these the image has to be like, at any time.
+    allowed: Vec<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
+impl Media for Image {
+    fn kind(&self) -> &'static str {
+        "image"
+    }
+
+    fn flush(&self, dirty: &Dirty<'_>) -> io::Result<()> {
+        self.flushes.lock().pending.push(dirty.bytes());
+        Ok(())
+    }
+
+    fn fence(&self, source: &File) -> io::Result<()> {
+        if self.fail.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the power has failed"));
+        }
+        let image = fs::OpenOptions::new().write(true).open(&self.image)?;
+        image.set_len(source.metadata()?.len())?;
+        // Nothing but the bytes that were asked for: a store that was not flushed is not there.
+        for bytes in std::mem::take(&mut self.flushes.lock().pending) {
+            let mut flushed = vec![0; (bytes.end - bytes.start) as usize];
+            source.read_exact_at(&mut flushed, bytes.start)?;
+            image.write_all_at(&flushed, bytes.start)?;
+        }
+        let mut flushes = self.flushes.lock();
+        flushes.count += 1;
+        let store = Store::open(&self.image, Access::Read, volatile()).unwrap();
+        assert_eq!(store.problems(), [], "after {} flushes", flushes.count);
+        let mut found = BTreeMap::new();
+        for (key, _) in store.scan(b"") {
+            let value = store.get(&key).unwrap().unwrap().to_vec();
+            found.insert(key.into_vec(), value);
+        }
+        assert!(
+            flushes.allowed.contains(&found),
+            "after {} flushes there are {} keys, and neither the old nor the new state",
+            flushes.count,
+            found.len()
+        );
+        Ok(())
+    }
+}
+
+/// After each flush, what has been flushed so far is a sound pool, with everything that was
+/// acknowledged, and whatever was not, whole or not at all.
+#[test]
+fn what_is_flushed_is_always_a_sound_pool() {
+    let (folder, path) = folder();
+    let image = folder.path().join("image.pool");
+    drop(create(&path, 256));
+    fs::copy(&path, &image).unwrap();
+    let flushes = Arc::new(Mutex::new(Flushes::default()));
+    let media = Image {
+        image: image.clone(),
+        fail: Arc::default(),
+        flushes: Arc::clone(&flushes),
+    };
+    let store = Store::open(&path, Access::Write, Some(Box::new(media))).unwrap();
+    let mut now = BTreeMap::new();
+    for i in 0..60_u64 {
+        let key = format!("key{}", i * 7 % 9).into_bytes();
+        let mut next = now.clone();
+        if i % 4 == 3 {
+            next.remove(&key);
+            flushes.lock().allowed = vec![now, next.clone()];
+            store.del(&key).unwrap();
+        } else {
+            let value = value(i, i as usize * 300);
+            next.insert(key.clone(), value.clone());
+            flushes.lock().allowed = vec![now, next.clone()];
+            store.put(&key, &value).unwrap();
+        }
+        // Acknowledged: from here on nothing else will do.
+        flushes.lock().allowed = vec![next.clone()];
+        if i % 10 == 9 {
+            store.compact(Effort::Pack, || true).unwrap();
+        }
+        let durable = Store::open(&image, Access::Read, volatile()).unwrap();
+        assert_eq!(
+            durable.scan(b"").len(),
+            next.len(),
+            "acknowledged, but not flushed"
+        );
+        for (key, value) in &next {
+            assert_eq!(&*durable.get(key).unwrap().unwrap(), &value[..]);
+        }
+        now = next;
+    }
+    let count = flushes.lock().count;
+    println!("{count} states of the media were sound");
+    assert!(count > 100);
+}
+
+/// The processor's part of `pmem` media, on a file that need not be on persistent memory for it.
+#[derive(Debug)]
+struct Lines(PmemMedia);
+
+impl Media for Lines {
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    fn flush(&self, dirty: &Dirty<'_>) -> io::Result<()> {
+        self.0.flush(dirty)
+    }
+
+    fn fence(&self, file: &File) -> io::Result<()> {
+        self.0.fence(file)
+    }
+}
+
+#[test]
+fn pmem_is_refused_without_dax_and_its_instructions_work_anywhere() {
+    let (_folder, path) = folder();
+    let Some(pmem) = PmemMedia::new() else {
+        println!("SKIPPED: this processor has no clwb, clflushopt or dc cvap");
+        return;
+    };
+    let store = Store::create(&path, 256 * PAGE, Some(Box::new(Lines(pmem)))).unwrap();
+    assert!(store.stat().unwrap().media.starts_with("pmem (MAP_SYNC, "));
+    for i in 0..40 {
+        store.put(b"key", &value(i, i as usize * 997)).unwrap();
+    }
+    store.compact(Effort::Pack, || true).unwrap();
+    store.close();
+    assert_eq!(
+        &*open(&path).get(b"key").unwrap().unwrap(),
+        value(39, 39 * 997)
+    );
+    // In memory, so surely without DAX.
+    let memory = File::from(memfd_create("pool", MemfdFlags::empty()).unwrap());
+    memory.write_all_at(&fs::read(&path).unwrap(), 0).unwrap();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", memory.as_raw_fd()));
+    let pmem = || PmemMedia::new().map(|pmem| Box::new(pmem) as Box<dyn Media>);
+    let refused = Store::open(&path, Access::Write, pmem());
+    assert!(
+        matches!(refused, Err(StoreError::NoDax { .. })),
+        "{refused:?}"
+    );
+    let auto = Store::open(&path, Access::Write, None).unwrap();
+    assert!(auto.stat().unwrap().media.starts_with("volatile"));
+}
+
+#[test]
+fn after_a_failed_flush_nothing_more_is_written() {
+    let (folder, path) = folder();
+    let image = folder.path().join("image.pool");
+    drop(create(&path, 256));
+    fs::copy(&path, &image).unwrap();
+    let fail = Arc::new(AtomicBool::new(false));
+    let flushes = Arc::new(Mutex::new(Flushes::default()));
+    let old = BTreeMap::from([(b"key".to_vec(), b"old".to_vec())]);
+    flushes.lock().allowed = vec![BTreeMap::new(), old];
+    let media = Image {
+        image,
+        fail: Arc::clone(&fail),
+        flushes,
+    };
+    let store = Store::open(&path, Access::Write, Some(Box::new(media))).unwrap();
+    store.put(b"key", b"old").unwrap();
+    fail.store(true, Ordering::Relaxed);
+    let put = store.put(b"key", b"new");
+    assert!(matches!(put, Err(StoreError::Io { .. })), "{put:?}");
+    // The flush could succeed now, but nobody knows what the one before has left on the media.
+    fail.store(false, Ordering::Relaxed);
+    assert!(matches!(store.put(b"key", b"new"), Err(StoreError::Broken)));
+    assert!(matches!(store.del(b"key"), Err(StoreError::Broken)));
+    let compacted = store.compact(Effort::Fit, || true);
+    assert!(
+        matches!(compacted, Err(StoreError::Broken)),
+        "{compacted:?}"
+    );
+    assert_eq!(&*store.get(b"key").unwrap().unwrap(), b"old");
+    // Either record may be the one that the media names, so the pages of neither are free.
+    assert_eq!(store.stat().unwrap().usage.used, 2);
+    drop(store);
+    assert_eq!(&*open(&path).get(b"key").unwrap().unwrap(), b"old");
+}
