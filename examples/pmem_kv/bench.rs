@@ -15,7 +15,7 @@ use crate::cli::{BenchArgs, Kind};
 use crate::report::{Table, bar, bytes, duration};
 use crate::store::error::StoreError;
 use crate::store::transfer::{Device, Transfers};
-use crate::store::{Access, Store};
+use crate::store::{Access, Store, Value};
 use crate::{Failure, at, interrupted, temporary};
 
 /// Bytes of all values of one size, about; and the keys at most.
@@ -88,15 +88,17 @@ pub(crate) fn run(pool: Option<&Path>, media: Kind, args: &BenchArgs) -> Result<
     for size in &args.values {
         let path = temporary.path().join("bench.pool");
         let keys = (BYTES / size).clamp(16, KEYS);
-        let capacity = (keys * (size + 8192) * 2).max(64 << 20);
+        let capacity = (keys * (size + 8192) * 2).max(128 << 20);
         let store = Store::create(&path, capacity, media.media()?)?;
         about.0 = store.media().to_owned();
         about.1 = Transfers::new(&store, args.device.into())?.device();
         load(&store, *size, keys)?;
+        let held = hold(&store, args.hold)?;
         if interrupted() {
             break;
         }
         all.push(measure(&store, *size, keys, args, temporary.path())?);
+        drop(held);
         store.close();
         // It must have been a real one.
         let store = Store::open(&path, Access::Read, media.media()?)?;
@@ -111,11 +113,11 @@ pub(crate) fn run(pool: Option<&Path>, media: Kind, args: &BenchArgs) -> Result<
     }
     let (media, device) = about;
     if args.json {
-        print!("{}", json(&all, &media, &device, args.threads));
+        print!("{}", json(&all, &media, &device, args));
     } else {
         println!(
-            "media: {media}; {} threads; exports by {device}",
-            args.threads
+            "media: {media}; {} threads; exports by {device}; {} old values held",
+            args.threads, args.hold
         );
         print!("{}", table(&all));
         if all.iter().any(|measured| rows(measured).count() > 1) {
@@ -166,6 +168,18 @@ fn load(store: &Store, size: u64, keys: u64) -> Result<(), StoreError> {
             .map(|loader| loader.join().expect("a loader does not panic"));
         joined.collect()
     })
+}
+
+/// Puts values and others in their place, and holds the old ones for as long as what it returns.
+fn hold(store: &Store, values: u64) -> Result<Vec<Value>, StoreError> {
+    let mut held = Vec::new();
+    for i in (0..values).take_while(|_| !interrupted()) {
+        let name = format!("held{i:08}").into_bytes();
+        store.put(&name, b"old")?;
+        held.extend(store.get(&name)?);
+        store.put(&name, b"new")?;
+    }
+    Ok(held)
 }
 
 /// Lets all threads at the store for the time asked for.
@@ -320,7 +334,8 @@ fn table(all: &[Measured]) -> Table {
 }
 
 /// One object a line, for programs.
-fn json(all: &[Measured], media: &str, device: &str, threads: u64) -> String {
+fn json(all: &[Measured], media: &str, device: &str, args: &BenchArgs) -> String {
+    let (threads, hold) = (args.threads, args.hold);
     let mut text = String::new();
     for measured in all {
         for (name, histogram, part) in rows(measured) {
@@ -329,7 +344,7 @@ fn json(all: &[Measured], media: &str, device: &str, threads: u64) -> String {
             // Rust quotes these names as JSON does: they are plain ASCII.
             let _ = writeln!(
                 text,
-                "{{\"media\":{media:?},\"device\":{device:?},\"threads\":{threads},\"value_bytes\":{},\
+                "{{\"media\":{media:?},\"device\":{device:?},\"threads\":{threads},\"held\":{hold},\"value_bytes\":{},\
                  \"keys\":{},\"operation\":{name:?},\"count\":{},\"seconds\":{seconds:.3},\
                  \"of_the_time\":{part:.4},\"per_second\":{:.1},\"p50_ns\":{p50},\"p99_ns\":{p99},\"p999_ns\":{p999}}}",
                 measured.size,

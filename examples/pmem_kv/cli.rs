@@ -168,6 +168,9 @@ pub(crate) struct BenchArgs {
     /// What exports
     #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]
     pub(crate) device: DeviceKind,
+    /// So many replaced values stay held meanwhile, as by readers that do not let go
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=10_000))]
+    pub(crate) hold: u64,
     /// One JSON object a line, instead of the table
     #[arg(long)]
     pub(crate) json: bool,
@@ -192,7 +195,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub(crate) readers: u64,
     /// Threads that overwrite, delete and put again
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub(crate) writers: u64,
     /// What exports and imports
     #[arg(long, value_enum, default_value_t = DeviceKind::Auto)]

@@ -16,6 +16,8 @@ use crate::store::error::StoreError;
 use crate::store::format::PAGE;
 use crate::store::{Breaks, Store, Value};
 
+/// One of so many keys is hot.
+const HOT: usize = 64;
 /// A reader holds up to this many values at a time.
 pub(super) const HELD: usize = 8;
 /// The compactor starts after so many changes, or so long after the last time.
@@ -224,13 +226,13 @@ impl<'a> Run<'a> {
         self.fault(wrong);
     }
 
-    /// Three of four times one of the hot sixteenth of the keys, so that readers and writers meet.
+    /// Three of four times one of the hot keys, so that readers, exporters and writers meet.
     pub(super) fn pick(&self, rng: &mut SmallRng) -> usize {
         let any = rng.random_range(0..self.keys.len());
         if rng.random_range(0..4) == 0 {
             any
         } else {
-            any / 16 * 16
+            any / HOT * HOT
         }
     }
 
@@ -291,8 +293,8 @@ impl<'a> Run<'a> {
         let mut rng = SmallRng::seed_from_u64(seed);
         while !self.stopped() {
             let key = self.pick(&mut rng);
-            // Sixteens of keys belong to one writer: the hot ones are the first of each.
-            if key / 16 % writers != me {
+            // So many keys in a row belong to one writer: the hot one is the first of them.
+            if key / HOT % writers != me {
                 continue;
             }
             self.next(key)?;

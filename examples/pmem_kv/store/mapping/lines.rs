@@ -40,6 +40,8 @@ impl Dirty<'_> {
                     asm!("clflushopt [{}]", in(reg) line, options(nostack, preserves_flags));
                 }
             }
+            #[cfg(target_arch = "aarch64")]
+            debug_assert_eq!(with, WriteBack::DcCvap, "there is no other");
             // SAFETY: as above. This is `dc cvap`, for assemblers that do not know it.
             #[cfg(target_arch = "aarch64")]
             unsafe {
