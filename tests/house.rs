@@ -23,8 +23,8 @@ const LONG: &[(&str, &str)] = &[
         "one test for each answer of each operation, with the naive twin they are checked against",
     ),
     (
-        "tests/pmem_kv_store.rs",
-        "one test for each promise of the example's store",
+        "tests/pmem_kv_cli.rs",
+        "one test for each command and option of the program",
     ),
     (
         "tests/pmem_kv_damage.rs",
@@ -41,10 +41,6 @@ const LONG: &[(&str, &str)] = &[
     (
         "tests/promises/retire.rs",
         "one test for each thing that can become of a retirement",
-    ),
-    (
-        "examples/pmem_kv/store/mapping.rs",
-        "all `unsafe` of the example in one file, with the argument for it",
     ),
 ];
 
