@@ -140,12 +140,13 @@ fn settle_on(cpu: usize) {
     sched_setaffinity(None, &there).ok();
 }
 
-/// A delay: as often some nanoseconds as some microseconds.
+/// Turns to delay for: as often a few as thousands.
 fn sweep(rng: &mut SmallRng, longest: u32) -> u32 {
     let longest = 1 << rng.random_range(4..=longest);
     rng.random_range(0..longest)
 }
 
+/// A turn takes about a nanosecond.
 fn delay(turns: u32) {
     for turn in 0..turns {
         black_box(turn);

@@ -48,6 +48,8 @@ pub(crate) struct Lives<'a> {
     pub(crate) tally: &'a Tally,
     pub(crate) watch: &'a Watch,
     pub(crate) rng: SmallRng,
+    /// Each life has one of these.
+    pub(crate) barriers: &'static [Barrier],
     /// How many times something has been forgotten, and is never had back.
     pub(crate) forgets: &'a AtomicU64,
 }
@@ -89,11 +91,7 @@ impl Life<'_> {
 impl Lives<'_> {
     /// One life.
     pub(crate) fn live(&mut self) {
-        let barrier = match self.rng.random_range(0..4) {
-            0 => Barrier::Asymmetric,
-            1 => Barrier::Fenced,
-            _ => Barrier::Adaptive,
-        };
+        let barrier = self.barriers[self.rng.random_range(0..self.barriers.len())];
         let guard = || {
             let guard = Arc::new(LayoutGuard::with_barrier(Engine::new(WORDS), barrier));
             guard.map().allocate(PageRange::ALL);

@@ -283,6 +283,7 @@ impl Run {
             tally: &self.tally,
             watch: &self.watch,
             rng: SmallRng::seed_from_u64(seed),
+            barriers: self.args.mode.barriers(),
             forgets: &self.forgets,
         };
         while !over.load(Relaxed) {
