@@ -130,8 +130,8 @@ impl<M> LayoutGuard<M> {
         }
     }
 
-    /// Everybody who holds a page of `pages` now, in no particular order. A range that is empty or
-    /// inverted is held by nobody.
+    /// Everybody who holds a page of `pages` (page indices, half-open) now, in no particular order. A range that
+    /// is empty or inverted is held by nobody.
     ///
     /// # Blocking
     ///

@@ -83,7 +83,7 @@ impl PageRange {
         }
     }
 
-    /// The pages named by any range expression; `..` is [`PageRange::ALL`].
+    /// The pages named by any range expression over page indices; `..` is [`PageRange::ALL`].
     ///
     /// # Errors
     ///
