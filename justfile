@@ -31,6 +31,10 @@ pictures:
 models:
     scripts/models.sh
 
+# Large scenes of the crate under drawn schedules, and their controls: `just shuttle long`, `just shuttle replay SCENE WHAT`.
+shuttle *what:
+    scripts/shuttle.sh {{ what }}
+
 # The models of the handshake with store buffers and membarrier, by spin: `just spin long`, `just spin NAME`.
 spin *names:
     scripts/spin.sh {{ names }}

@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 scripts/preflight.sh
 scripts/mutants.sh | tee -a "${CARGO_TARGET_DIR:-target}/preflight.log"
 scripts/safety.sh --all
+scripts/shuttle.sh long
 scripts/spin.sh long
 PROPTEST_CASES=200000 cargo test --release --locked --test twin -- --nocapture
 HOSTILE_SECONDS=600 cargo test --release --locked --test hostile -- --nocapture

@@ -41,6 +41,7 @@ step long_tests
 step scripts/control.sh
 step scripts/torture.sh    # the litmus on this machine, everything at once, and both without their barriers
 step scripts/mutants.sh full_missing light_missing slot_clear_relaxed # loom: all models pass, and bite; every mutant nightly
+step scripts/shuttle.sh  # large scenes: 100,000 schedules, and two controls
 step scripts/spin.sh     # the handshake under TSO, with membarrier
 step scripts/callgrind.sh
 step scripts/bench.sh --smoke

@@ -30,6 +30,15 @@ const ROUND: usize = 20_000;
 /// Schedules of a scene where nothing is said.
 const FEW: usize = 2_000;
 
+/// Random schedules that have found something, in the crate or in a control: they are played first.
+const KEPT: &str = include_str!("kept");
+
+fn kept(name: &str) -> impl Iterator<Item = u64> {
+    let rows = KEPT.lines().filter(|row| !row.starts_with('#'));
+    let words = rows.map(str::split_whitespace);
+    words.filter_map(move |mut row| (row.next()? == name).then(|| row.next()?.parse().ok())?)
+}
+
 /// What has happened in all schedules of a scene: a scene in which something never happens shows nothing
 /// about it.
 #[derive(Default)]
@@ -63,12 +72,19 @@ pub(crate) fn explore(
         move || scene(&tally)
     });
     if let Ok(schedule) = std::env::var("LEASE_REPLAY") {
+        let kind = "replayed";
         match schedule.parse() {
-            Ok(seed) => run(&play, RandomScheduler::new_from_seed(seed, 1)),
-            Err(_) => run(&play, ReplayScheduler::new_from_encoded(schedule.trim())),
-        };
+            Ok(seed) => run(&play, name, kind, RandomScheduler::new_from_seed(seed, 1)),
+            Err(_) => {
+                let replay = ReplayScheduler::new_from_encoded(schedule.trim());
+                run(&play, name, kind, replay);
+            }
+        }
         println!("{name}: one schedule, as asked for");
         return;
+    }
+    for seed in kept(name) {
+        run(&play, name, "kept", RandomScheduler::new_from_seed(seed, 1));
     }
     let seed = number("LEASE_SEED").unwrap_or_else(|| RandomState::new().hash_one(name));
     let wanted = number("LEASE_SCHEDULES").map_or(FEW, |n| n as usize);
@@ -81,19 +97,14 @@ pub(crate) fn explore(
             if n == 0 {
                 continue;
             }
-            let played = catch_unwind(AssertUnwindSafe(|| match kind {
-                "random" => run(&play, RandomScheduler::new_from_seed(round, n)),
-                _ => run(&play, PctScheduler::new_from_seed(round, DEPTH, n)),
-            }));
-            if let Err(panic) = played {
-                let told = panic.downcast_ref::<String>().map(String::as_str);
-                let told = told
-                    .or(panic.downcast_ref::<&str>().copied())
-                    .unwrap_or("?");
-                eprintln!(
-                    "{name} failed under a {kind} schedule, in the round of seed {round}: {told}"
-                );
-                resume_unwind(panic);
+            match kind {
+                "random" => run(&play, name, kind, RandomScheduler::new_from_seed(round, n)),
+                _ => run(
+                    &play,
+                    name,
+                    kind,
+                    PctScheduler::new_from_seed(round, DEPTH, n),
+                ),
             }
             *left -= n;
             round = round.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
@@ -111,7 +122,12 @@ pub(crate) fn explore(
     }
 }
 
-fn run(play: &Arc<dyn Fn() + Send + Sync>, scheduler: impl Scheduler + 'static) -> usize {
+fn run(
+    play: &Arc<dyn Fn() + Send + Sync>,
+    name: &str,
+    kind: &str,
+    scheduler: impl Scheduler + 'static,
+) {
     let mut config = Config::new();
     // Far more than any scene takes: whoever goes round in circles fails.
     config.max_steps = MaxSteps::FailAfter(100_000);
@@ -120,5 +136,12 @@ fn run(play: &Arc<dyn Fn() + Send + Sync>, scheduler: impl Scheduler + 'static) 
         .ungraceful_shutdown_config
         .immediately_return_on_panic = true;
     let play = Arc::clone(play);
-    Runner::new(scheduler, config).run(move || play())
+    let runner = Runner::new(scheduler, config);
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| runner.run(move || play()))) {
+        // A deadlock is told nowhere else.
+        let told = panic.downcast_ref::<String>().map(String::as_str);
+        let told = told.or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
+        eprintln!("{name} failed under a {kind} schedule: {told}");
+        resume_unwind(panic);
+    }
 }
