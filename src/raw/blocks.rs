@@ -101,15 +101,14 @@ impl Block {
         Some(n)
     }
 
-    /// The slot behind `last`, or if that has not been in use lately the first, or else the next, if it is
-    /// free: where operations end in the order in which they began, that one is, and no more slots come
-    /// into use than there are operations. Only for the block's owner.
+    /// Where the slots that have been in use lately go round: the first of them, or if that is taken the next
+    /// that has not been, if it is free. Where operations end in the order in which they began, the first is;
+    /// and no more slots come into use than there are operations. Only for the block's owner.
     #[inline]
-    fn find_near(&self, last: usize) -> Option<usize> {
+    fn find_round(&self) -> Option<usize> {
         let used = self.used.load(Ordering::Relaxed) as usize;
-        let behind = if last + 1 < used { last + 1 } else { 0 };
-        let n = if self.slots[behind].is_free() {
-            behind
+        let n = if self.slots[0].is_free() {
+            0
         } else if used < SLOTS && self.slots[used].is_free() {
             used
         } else {
@@ -117,6 +116,13 @@ impl Block {
         };
         self.prepare(n, used);
         Some(n)
+    }
+
+    /// From slot `n` on, those that have been in use lately, up to one that is foreign. Slot `n` is prepared.
+    fn from(&'static self, n: usize) -> &'static [Slot] {
+        let used = self.used.load(Ordering::Relaxed) as usize;
+        let own = (self.foreign.load(Ordering::Relaxed) >> n).trailing_zeros() as usize;
+        &self.slots[n..used.min(n + own)]
     }
 
     /// Slot `n` is free and about to be filled. Only for the block's owner.
@@ -172,13 +178,15 @@ process_static! {
 }
 
 thread_cell! {
-    /// The slot to try first: one of ours, or `None` where the slow way must look.
-    static NEXT: Cell<Option<&'static Slot>> = Cell::new(None);
+    /// The slot at hand, which was filled last, and those behind it that have been in use lately; empty where
+    /// the slow way must look.
+    // INVARIANT: all of them are of one block of this thread, below its mark `used`, and not foreign.
+    static NEAR: Cell<&'static [Slot]> = Cell::new(&[]);
 }
 
 thread_cell! {
-    /// Where the slot lies that was filled last.
-    static HERE: Cell<Option<(&'static Block, usize)>> = Cell::new(None);
+    /// The block that they are of.
+    static HERE: Cell<Option<&'static Block>> = Cell::new(None);
 }
 
 thread_owned! {
@@ -243,7 +251,8 @@ impl Owned {
         let block: &'static Block = self.blocks[at];
         let n = block.find_free(from)?;
         (self.block, self.slot) = (at, n);
-        HERE.with(|here| here.set(Some((block, n))));
+        HERE.with(|here| here.set(Some(block)));
+        NEAR.with(|near| near.set(block.from(n)));
         Some(&block.slots[n])
     }
 }
@@ -266,7 +275,7 @@ impl Owned {
     /// Gives the blocks to whoever needs some.
     fn leave(&mut self) {
         // Fails only where the cell is gone already.
-        NEXT.try_with(|next| next.set(None)).ok();
+        NEAR.try_with(|near| near.set(&[])).ok();
         HERE.try_with(|here| here.set(None)).ok();
         if self.blocks.is_empty() {
             return;
@@ -306,7 +315,7 @@ pub(crate) fn publish(
     range: PageRange,
     location: &'static Location<'static>,
 ) -> &'static Slot {
-    match at_hand().or_else(near) {
+    match at_hand() {
         Some(slot) => {
             slot.fill(record, range, location);
             slot
@@ -315,29 +324,41 @@ pub(crate) fn publish(
     }
 }
 
-/// The slot that this thread filled last, if it is free again: for the caller to fill at once.
+/// The slot that this thread filled last, if it is free again, or else the one behind it: for the caller to fill
+/// at once.
 #[inline(always)]
 pub(super) fn at_hand() -> Option<&'static Slot> {
-    NEXT.with(Cell::get).filter(|slot| slot.is_free())
-}
-
-/// [`at_hand`], for when that is in use: one near it, if there is one.
-#[inline(always)]
-pub(super) fn near() -> Option<&'static Slot> {
-    let (block, last) = HERE.with(Cell::get)?;
-    let n = block.find_near(last)?;
-    let slot = &block.slots[n];
-    HERE.with(|here| here.set(Some((block, n))));
-    NEXT.with(|next| next.set(Some(slot)));
+    let near = NEAR.with(Cell::get);
+    let slot = near.first()?;
+    if slot.is_free() {
+        return Some(slot);
+    }
+    let behind = &near[1..];
+    let slot = behind.first().filter(|slot| slot.is_free())?;
+    NEAR.with(|near| near.set(behind));
     Some(slot)
 }
 
+/// [`at_hand`], for when those are in use: the next of the block.
+#[inline]
+fn next() -> Option<&'static Slot> {
+    let near = NEAR.with(Cell::get);
+    if let Some(n) = near.iter().position(Slot::is_free) {
+        NEAR.with(|cell| cell.set(&near[n..]));
+        return near.get(n);
+    }
+    let block = HERE.with(Cell::get)?;
+    let n = block.find_round()?;
+    NEAR.with(|near| near.set(block.from(n)));
+    Some(&block.slots[n])
+}
+
 /// Tidies some of this thread's blocks: after a burst of pins, scans look at what is in use and no more.
-/// The slot at hand must come by `find_near` or `find_free` again, which raise the mark.
+/// The slot at hand must come by `find_round` or `find_free` again, which raise the mark.
 pub(super) fn tidy() {
     OWNED
         .try_with(|owned| {
-            NEXT.with(|next| next.set(None));
+            NEAR.with(|near| near.set(&[]));
             let mut owned = owned.borrow_mut();
             let own = owned.blocks.len();
             for _ in 0..own.min(TIDIED) {
@@ -348,17 +369,32 @@ pub(super) fn tidy() {
         .ok();
 }
 
-/// None of the slots at hand is free: look everywhere.
-#[cold]
+/// [`publish`], where the slots at hand are in use.
 #[inline(never)]
 pub(super) fn publish_elsewhere(
     record: u32,
     range: PageRange,
     location: &'static Location<'static>,
 ) -> &'static Slot {
+    match next() {
+        Some(slot) => {
+            slot.fill(record, range, location);
+            slot
+        }
+        None => publish_anywhere(record, range, location),
+    }
+}
+
+/// The thread has no free slot in the block at hand: look in all others.
+#[cold]
+#[inline(never)]
+fn publish_anywhere(
+    record: u32,
+    range: PageRange,
+    location: &'static Location<'static>,
+) -> &'static Slot {
     let own = OWNED.try_with(|owned| {
         let slot = owned.borrow_mut().find_free();
-        NEXT.with(|next| next.set(Some(slot)));
         slot.fill(record, range, location);
         slot
     });
@@ -392,11 +428,10 @@ pub(crate) fn publish_for_another(
     range: PageRange,
     location: &'static Location<'static>,
 ) -> &'static Slot {
-    // The thread's own way of finding a slot, and away from it again: before the thread fills the slot
-    // for itself, it must come by `find_free`, which takes the mark off.
-    NEXT.try_with(|next| next.set(None)).ok();
-    let slot = publish_elsewhere(record, range, location);
-    NEXT.try_with(|next| next.set(None)).ok();
+    let slot = publish_anywhere(record, range, location);
+    // Away from it: before the thread fills the slot for itself, it must come by `find_round` or
+    // `find_free`, which take the mark off.
+    NEAR.try_with(|near| near.set(&[])).ok();
     OWNED
         .try_with(|owned| {
             let owned = owned.borrow();

@@ -83,7 +83,7 @@ impl Record {
             return self.try_pin_slowly(first, range, location);
         }
         let Some(slot) = blocks::at_hand() else {
-            return self.try_pin_near(range, location);
+            return self.try_pin_elsewhere(range, location);
         };
         slot.fill(self.number, range, location);
         barrier::light();
@@ -94,27 +94,7 @@ impl Record {
         self.look_again(slot, range)
     }
 
-    /// [`try_pin`](Self::try_pin), where the slot at hand is in use.
-    #[inline(never)]
-    fn try_pin_near(
-        &'static self,
-        range: PageRange,
-        location: &'static Location<'static>,
-    ) -> Option<&'static Slot> {
-        let Some(slot) = blocks::near() else {
-            return self.try_pin_elsewhere(range, location);
-        };
-        slot.fill(self.number, range, location);
-        barrier::light();
-        if self.gate.look().is_open() {
-            slot.confirm();
-            return Some(slot);
-        }
-        self.look_again(slot, range)
-    }
-
-    /// [`try_pin`](Self::try_pin), where the slots near the one at hand are in use, too.
-    #[cold]
+    /// [`try_pin`](Self::try_pin), where the slots at hand are in use.
     #[inline(never)]
     fn try_pin_elsewhere(
         &'static self,
