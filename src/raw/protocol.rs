@@ -95,6 +95,7 @@ impl Record {
     }
 
     /// [`try_pin`](Self::try_pin), where the slots at hand are in use.
+    #[cold]
     #[inline(never)]
     fn try_pin_elsewhere(
         &'static self,
@@ -106,6 +107,7 @@ impl Record {
     }
 
     /// [`try_pin`](Self::try_pin), where something is closed, somewhere, or the gate wants fences.
+    #[cold]
     #[inline(never)]
     fn try_pin_slowly(
         &'static self,
@@ -217,6 +219,7 @@ impl Record {
     }
 
     /// Something is closed, somewhere, or the gate wants fences.
+    #[cold]
     #[inline(never)]
     fn unpin_watched(&'static self, range: PageRange) {
         if !self.look_behind_barrier().is_open_to_fenced() {
