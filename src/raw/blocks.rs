@@ -177,11 +177,37 @@ process_static! {
     static POOL: Mutex<VecDeque<&'static Block>> = Mutex::new(VecDeque::new());
 }
 
+process_static! {
+    /// A slot that is never free, and in no block.
+    static NONE: Slot = Slot::taken();
+}
+
 thread_cell! {
-    /// The slot at hand, which was filled last, and those behind it that have been in use lately; empty where
-    /// the slow way must look.
-    // INVARIANT: all of them are of one block of this thread, below its mark `used`, and not foreign.
-    static NEAR: Cell<&'static [Slot]> = Cell::new(&[]);
+    /// The slot at hand, which was filled last; `NONE` where the slow way must look.
+    // INVARIANT: it is of a block of this thread, below its mark `used`, and not foreign.
+    static NEXT: Cell<&'static Slot> = Cell::new(&NONE);
+}
+
+thread_cell! {
+    /// Those behind the slot at hand that have been in use lately.
+    // INVARIANT: as that of `NEXT`, in the same block.
+    static BEHIND: Cell<&'static [Slot]> = Cell::new(&[]);
+}
+
+/// From now on `near` are the slots to try first.
+#[inline]
+fn put_at_hand(near: &'static [Slot]) {
+    if let Some((first, behind)) = near.split_first() {
+        NEXT.with(|next| next.set(first));
+        BEHIND.with(|cell| cell.set(behind));
+    }
+}
+
+/// From now on the slow way must look.
+fn put_away() {
+    // They fail only where the cells are gone already.
+    NEXT.try_with(|next| next.set(&NONE)).ok();
+    BEHIND.try_with(|behind| behind.set(&[])).ok();
 }
 
 thread_cell! {
@@ -252,7 +278,7 @@ impl Owned {
         let n = block.find_free(from)?;
         (self.block, self.slot) = (at, n);
         HERE.with(|here| here.set(Some(block)));
-        NEAR.with(|near| near.set(block.from(n)));
+        put_at_hand(block.from(n));
         Some(&block.slots[n])
     }
 }
@@ -274,8 +300,7 @@ fn adoptable() -> Option<&'static Block> {
 impl Owned {
     /// Gives the blocks to whoever needs some.
     fn leave(&mut self) {
-        // Fails only where the cell is gone already.
-        NEAR.try_with(|near| near.set(&[])).ok();
+        put_away();
         HERE.try_with(|here| here.set(None)).ok();
         if self.blocks.is_empty() {
             return;
@@ -328,28 +353,30 @@ pub(crate) fn publish(
 /// at once.
 #[inline(always)]
 pub(super) fn at_hand() -> Option<&'static Slot> {
-    let near = NEAR.with(Cell::get);
-    let slot = near.first()?;
+    let slot = NEXT.with(Cell::get);
     if slot.is_free() {
         return Some(slot);
     }
-    let behind = &near[1..];
-    let slot = behind.first().filter(|slot| slot.is_free())?;
-    NEAR.with(|near| near.set(behind));
+    let (slot, behind) = BEHIND.with(Cell::get).split_first()?;
+    if !slot.is_free() {
+        return None;
+    }
+    NEXT.with(|next| next.set(slot));
+    BEHIND.with(|cell| cell.set(behind));
     Some(slot)
 }
 
 /// [`at_hand`], for when those are in use: the next of the block.
 #[inline]
 fn next() -> Option<&'static Slot> {
-    let near = NEAR.with(Cell::get);
-    if let Some(n) = near.iter().position(Slot::is_free) {
-        NEAR.with(|cell| cell.set(&near[n..]));
-        return near.get(n);
+    let behind = BEHIND.with(Cell::get);
+    if let Some(n) = behind.iter().position(Slot::is_free) {
+        put_at_hand(&behind[n..]);
+        return behind.get(n);
     }
     let block = HERE.with(Cell::get)?;
     let n = block.find_round()?;
-    NEAR.with(|near| near.set(block.from(n)));
+    put_at_hand(block.from(n));
     Some(&block.slots[n])
 }
 
@@ -358,7 +385,7 @@ fn next() -> Option<&'static Slot> {
 pub(super) fn tidy() {
     OWNED
         .try_with(|owned| {
-            NEAR.with(|near| near.set(&[]));
+            put_away();
             let mut owned = owned.borrow_mut();
             let own = owned.blocks.len();
             for _ in 0..own.min(TIDIED) {
@@ -431,7 +458,7 @@ pub(crate) fn publish_for_another(
     let slot = publish_anywhere(record, range, location);
     // Away from it: before the thread fills the slot for itself, it must come by `find_round` or
     // `find_free`, which take the mark off.
-    NEAR.try_with(|near| near.set(&[])).ok();
+    put_away();
     OWNED
         .try_with(|owned| {
             let owned = owned.borrow();
