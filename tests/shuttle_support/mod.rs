@@ -18,7 +18,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+use shuttle::scheduler::{
+    PctScheduler, RandomScheduler, ReplayScheduler, Scheduler,
+    UncontrolledNondeterminismCheckScheduler,
+};
 use shuttle::{Config, MaxSteps, Runner};
 
 /// Changes of priority in a PCT schedule.
@@ -29,6 +32,9 @@ const ROUND: usize = 20_000;
 
 /// Schedules of a scene where nothing is said.
 const FEW: usize = 2_000;
+
+/// Schedules that are played twice, to see the same.
+const TWICE: usize = 20;
 
 /// Random schedules that have found something, in the crate or in a control: they are played first.
 const KEPT: &str = include_str!("kept");
@@ -87,6 +93,10 @@ pub(crate) fn explore(
         run(&play, name, "kept", RandomScheduler::new_from_seed(seed, 1));
     }
     let seed = number("LEASE_SEED").unwrap_or_else(|| RandomState::new().hash_one(name));
+    // Nothing but the seed and the schedule may decide, or nothing could be replayed.
+    let again = RandomScheduler::new_from_seed(seed, TWICE);
+    let again = UncontrolledNondeterminismCheckScheduler::new(again);
+    run(&play, name, "repeated", again);
     let wanted = number("LEASE_SCHEDULES").map_or(FEW, |n| n as usize);
     let start = Instant::now();
     let mut left = [wanted.div_ceil(2), wanted / 2];
