@@ -68,6 +68,18 @@ callgrind:
 msrv:
     scripts/msrv.sh
 
+# The fuzz targets, each for so many seconds, with libFuzzer on the stable compiler. `cargo test` replays the corpus.
+fuzz seconds="60" *targets:
+    scripts/fuzz.sh {{ seconds }} {{ targets }}
+
+# ThreadSanitizer: the edges, with a control for each, and the tests with threads. `just tsan edges`: those alone.
+tsan *what:
+    scripts/tsan.sh {{ what }}
+
+# AddressSanitizer: the tests, and the examples with `unsafe`.
+asan:
+    scripts/asan.sh
+
 # What is too long for every change.
 nightly:
     scripts/nightly.sh

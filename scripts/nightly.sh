@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is too long for every change: some three hours.
+# What is too long for every change: some four hours.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/preflight.sh
@@ -12,3 +12,6 @@ HOSTILE_SECONDS=600 cargo test --release --locked --test hostile -- --nocapture
 scripts/torture.sh --seconds 3600
 MMAP_TRUNCATE_SECONDS=10 cargo test --release --locked --test mmap_truncate
 cargo run --release --locked --example pmem_kv -- demo --seconds 120
+scripts/tsan.sh
+scripts/asan.sh
+scripts/fuzz.sh 600

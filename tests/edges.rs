@@ -90,6 +90,22 @@ fn each_barrier<M: Default + Send + 'static>(scene: impl Fn(&Arc<LayoutGuard<M>>
     }
 }
 
+/// Two threads at the same time, another and this one. Neither goes before both are done: a thread that goes gives
+/// its slots away, which orders what it did before whoever looks at them. And they are joined by name: the end of
+/// a scope is an edge that the sanitizer does not see.
+fn both(one: impl FnOnce() + Send, other: impl FnOnce()) {
+    let over = Flag::default();
+    thread::scope(|s| {
+        let one = s.spawn(|| {
+            one();
+            over.wait();
+        });
+        other();
+        over.raise();
+        one.join().expect("no panic");
+    });
+}
+
 fn pin<M>(guard: &LayoutGuard<M>, page: u64) -> PagePin {
     guard.try_pin(page..=page).expect("nothing is closed")
 }
@@ -109,20 +125,20 @@ fn lease<M>(guard: &LayoutGuard<M>, pages: std::ops::Range<u64>) -> LayoutLease 
 fn slot_cleared_then_scanned() {
     each_barrier::<()>(|guard| {
         let (disk, gone) = (Disk::default(), Flag::default());
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 let pin = pin(guard, 0);
                 disk.change(0, 1);
                 drop(pin);
                 gone.raise();
-            });
-            s.spawn(|| {
+            },
+            || {
                 gone.wait();
                 let proof = proof(guard, 0);
                 disk.change(1, 2);
                 drop(proof);
-            });
-        });
+            },
+        );
     });
 }
 
@@ -133,28 +149,32 @@ fn slot_cleared_refilled_then_scanned() {
     each_barrier::<()>(|guard| {
         let disk = Disk::default();
         let [gone, refilled, scanned] = [const { Flag(AtomicBool::new(false)) }; 3];
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 let first = pin(guard, 0);
-                s.spawn(|| {
-                    disk.change(0, 1);
-                    drop(first);
-                    gone.raise();
-                });
-                gone.wait();
-                let second = pin(guard, 7);
-                refilled.raise();
-                scanned.wait();
-                drop(second);
-            });
-            s.spawn(|| {
+                both(
+                    || {
+                        disk.change(0, 1);
+                        drop(first);
+                        gone.raise();
+                    },
+                    || {
+                        gone.wait();
+                        let second = pin(guard, 7);
+                        refilled.raise();
+                        scanned.wait();
+                        drop(second);
+                    },
+                );
+            },
+            || {
                 refilled.wait();
                 let proof = proof(guard, 0);
                 disk.change(1, 2);
                 drop(proof);
                 scanned.raise();
-            });
-        });
+            },
+        );
     });
 }
 
@@ -164,8 +184,8 @@ fn slot_cleared_mark_lowered_then_scanned() {
     each_barrier::<()>(|guard| {
         let disk = Disk::default();
         let [gone, lowered, scanned] = [const { Flag(AtomicBool::new(false)) }; 3];
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 // A break makes the gate ask for fences, and every 127th fenced pin is charged: that tidies.
                 let elsewhere = || pin(guard, 7);
                 let until_charged = || {
@@ -179,25 +199,29 @@ fn slot_cleared_mark_lowered_then_scanned() {
                 drop((low, high));
                 // What is pinned now is in a slot behind `pinned`, then in one before it.
                 drop(until_charged());
-                s.spawn(|| {
-                    disk.change(0, 1);
-                    drop(pinned);
-                    gone.raise();
-                });
-                gone.wait();
-                let last = until_charged();
-                lowered.raise();
-                scanned.wait();
-                drop(last);
-            });
-            s.spawn(|| {
+                both(
+                    || {
+                        disk.change(0, 1);
+                        drop(pinned);
+                        gone.raise();
+                    },
+                    || {
+                        gone.wait();
+                        let last = until_charged();
+                        lowered.raise();
+                        scanned.wait();
+                        drop(last);
+                    },
+                );
+            },
+            || {
                 lowered.wait();
                 let proof = proof(guard, 0);
                 disk.change(1, 2);
                 drop(proof);
                 scanned.raise();
-            });
-        });
+            },
+        );
     });
 }
 
@@ -207,20 +231,20 @@ fn slot_cleared_then_woken() {
     each_barrier::<()>(|guard| {
         let (disk, closing) = (Disk::default(), Flag::default());
         let pin = pin(guard, 0);
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 closing.wait();
                 disk.change(0, 1);
                 drop(pin);
-            });
-            s.spawn(|| {
+            },
+            || {
                 let breaking = guard.break_layouts(0..1);
                 closing.raise();
                 let proof = breaking.wait().expect("not closed for good");
                 disk.change(1, 2);
                 drop(proof);
-            });
-        });
+            },
+        );
     });
 }
 
@@ -230,20 +254,20 @@ fn slot_cleared_then_woken() {
 fn gate_opened_then_pinned() {
     each_barrier::<()>(|guard| {
         let (disk, open) = (Disk::default(), Flag::default());
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 let proof = proof(guard, 0);
                 disk.change(0, 1);
                 drop(proof);
                 open.raise();
-            });
-            s.spawn(|| {
+            },
+            || {
                 open.wait();
                 let pin = pin(guard, 0);
                 disk.change(1, 2);
                 drop(pin);
-            });
-        });
+            },
+        );
     });
 }
 
@@ -253,20 +277,20 @@ fn gate_opened_beside_closed_pages_then_pinned() {
     each_barrier::<()>(|guard| {
         let (disk, open) = (Disk::default(), Flag::default());
         let closed = [proof(guard, 5), proof(guard, 9)];
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 let proof = proof(guard, 7);
                 disk.change(0, 1);
                 drop(proof);
                 open.raise();
-            });
-            s.spawn(|| {
+            },
+            || {
                 open.wait();
                 let pin = pin(guard, 7);
                 disk.change(1, 2);
                 drop(pin);
-            });
-        });
+            },
+        );
         drop(closed);
     });
 }
@@ -277,21 +301,21 @@ fn gate_opened_then_granted() {
     each_barrier::<()>(|guard| {
         let (disk, asked) = (Disk::default(), Flag::default());
         let proof = proof(guard, 0);
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 asked.wait();
                 disk.change(0, 1);
                 drop(proof);
-            });
-            s.spawn(|| {
+            },
+            || {
                 let mut waiting = guard.pin(0..1);
                 assert!(waiting.wait_timeout(Duration::ZERO).is_none());
                 asked.raise();
                 let pin = waiting.wait().expect("not closed for good");
                 disk.change(1, 2);
                 drop(pin);
-            });
-        });
+            },
+        );
     });
 }
 
@@ -301,20 +325,20 @@ fn gate_opened_then_granted() {
 fn lease_given_back_then_broken() {
     each_barrier::<()>(|guard| {
         let (disk, gone) = (Disk::default(), Flag::default());
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 let lease = lease(guard, 0..1);
                 disk.change(0, 1);
                 drop(lease);
                 gone.raise();
-            });
-            s.spawn(|| {
+            },
+            || {
                 gone.wait();
                 let proof = proof(guard, 0);
                 disk.change(1, 2);
                 drop(proof);
-            });
-        });
+            },
+        );
     });
 }
 
@@ -323,22 +347,22 @@ fn lease_shrunk_then_broken() {
     each_barrier::<()>(|guard| {
         let [gone, broken] = [const { Flag(AtomicBool::new(false)) }; 2];
         let disk = Disk::default();
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 let mut lease = lease(guard, 0..2);
                 disk.change(0, 1);
                 lease.shrink_to(1..).expect("a part of it");
                 gone.raise();
                 broken.wait();
-            });
-            s.spawn(|| {
+            },
+            || {
                 gone.wait();
                 let proof = proof(guard, 0);
                 disk.change(1, 2);
                 drop(proof);
                 broken.raise();
-            });
-        });
+            },
+        );
     });
 }
 
@@ -348,13 +372,13 @@ fn token_made_then_redeemed() {
         let disk = Disk::default();
         // The completion queue, which orders nothing either.
         let completed = AtomicU64::new(0);
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 let pin = pin(guard, 0);
                 disk.change(0, 1);
                 completed.store(pin.into_token().to_u64(), Relaxed);
-            });
-            s.spawn(|| {
+            },
+            || {
                 let number = loop {
                     match completed.load(Relaxed) {
                         0 => thread::yield_now(),
@@ -364,8 +388,8 @@ fn token_made_then_redeemed() {
                 let pin = PinToken::from_u64(number).and_then(PinToken::redeem);
                 disk.change(1, 2);
                 drop(pin.expect("it is out"));
-            });
-        });
+            },
+        );
     });
 }
 
@@ -375,19 +399,19 @@ fn token_made_then_redeemed() {
 fn pin_dropped_then_retirement_run() {
     each_barrier::<Engine>(|guard| {
         let gone = Flag::default();
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 let pin = pin(guard, 0);
                 drop(guard.retire(0..1));
                 guard.map().0.change(0, 1);
                 drop(pin);
                 gone.raise();
-            });
-            s.spawn(|| {
+            },
+            || {
                 gone.wait();
                 assert_eq!(guard.run_retired(), 1);
-            });
-        });
+            },
+        );
     });
 }
 
@@ -397,17 +421,17 @@ fn made_durable_then_retirement_run() {
     each_barrier::<Engine>(|guard| {
         let durable = Flag::default();
         drop(guard.retire_after(0..1, 5));
-        thread::scope(|s| {
-            s.spawn(|| {
+        both(
+            || {
                 guard.map().0.change(0, 1);
                 guard.durable(5);
                 durable.raise();
-            });
-            s.spawn(|| {
+            },
+            || {
                 durable.wait();
                 assert_eq!(guard.run_retired(), 1);
-            });
-        });
+            },
+        );
     });
 }
 
@@ -430,17 +454,52 @@ fn pin_dropped_then_map_dropped() {
         drop(guard);
         let gone = &Flag::default();
         let same = &*disk;
-        thread::scope(|s| {
-            s.spawn(move || {
+        both(
+            move || {
                 same.change(0, 1);
                 drop(first);
                 gone.raise();
-            });
-            s.spawn(move || {
+            },
+            move || {
                 gone.wait();
                 drop(last);
-            });
-        });
+            },
+        );
         disk.change(2, 3);
     }
+}
+
+// -------------------------------------------------------------------------------- freed memory
+
+/// The block's memory is freed under a proof: whoever got a pin now would read it. With the mutant
+/// `gate_ignored` somebody does, and AddressSanitizer must say so (`scripts/asan.sh`).
+#[test]
+fn memory_freed_then_not_pinned() {
+    each_barrier::<()>(|guard| {
+        let block = Box::into_raw(Box::new(7_u64));
+        let reader = pin(guard, 0);
+        assert!(guard.try_break_layouts(0..1).is_err());
+        // SAFETY: it is pinned, so nobody has freed it.
+        assert_eq!(unsafe { block.read() }, 7);
+        drop(reader);
+        let proof = proof(guard, 0);
+        // SAFETY: it came from a box, and by the proof nobody uses it.
+        drop(unsafe { Box::from_raw(block) });
+        if let Ok(pin) = guard.try_pin(0..1) {
+            // SAFETY: none. The crate is broken, and the sanitizer is to see it.
+            let read = unsafe { block.read_volatile() };
+            panic!("{pin:?} of freed memory, which reads {read}");
+        }
+        drop(proof);
+    });
+}
+
+/// The broken control of AddressSanitizer: one byte behind the end.
+#[cfg(lease_mutant = "out_of_bounds")]
+#[test]
+fn control_out_of_bounds() {
+    let block = vec![7_u8; std::hint::black_box(4096)];
+    // SAFETY: none, on purpose.
+    let behind = unsafe { block.as_ptr().add(block.len()).read_volatile() };
+    panic!("nobody has noticed that {behind} is not ours");
 }

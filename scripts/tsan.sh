@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# ThreadSanitizer: data races, that is accesses which no edge of the crate orders. docs/orderings.md says what it
+# can see and what not.
+#
+#   scripts/tsan.sh            everything
+#   scripts/tsan.sh edges      the edges and their controls alone
+SANITIZER=thread
+# shellcheck source=scripts/sanitizer.sh
+. "$(dirname "$0")/sanitizer.sh"
+# Where the standard library as it is shipped hides an edge: the last drop of an `Arc` is ordered by a fence;
+# the slow paths of its mutex, which event-listener uses, and of `OnceLock`, and its channel, which the test
+# harness uses, are not instrumented.
+cat >"$target/suppressions" <<'S'
+race:<alloc::sync::Arc<*as core::ops::drop::Drop>::drop
+race:alloc::sync::Arc<*>::drop_slow
+race:event_listener::
+race:std::sync::once
+race:std::sync::mpmc
+S
+suppressions="suppressions=$PWD/$target/suppressions"
+# Looking for the lines of a backtrace is the standard library's own affair.
+export RUST_BACKTRACE=0
+
+export TSAN_OPTIONS="halt_on_error=1 $suppressions"
+sanitized none test --test edges -- --test-threads 1
+for broken in \
+    slot_clear_relaxed:slot_cleared_then_scanned \
+    scan_owner_relaxed:slot_cleared_then_scanned \
+    slot_free_relaxed:slot_cleared_refilled \
+    slot_fill_relaxed:slot_cleared_refilled \
+    gate_store_relaxed:gate_opened_then_pinned \
+    gate_load_relaxed:gate_opened_then_pinned \
+    token_made_relaxed:token_made \
+    token_redeemed_relaxed:token_made; do
+    control "${broken%%:*}" 'WARNING: ThreadSanitizer: data race' edges "${broken##*:}"
+done
+[ "${1:-}" != edges ] || exit 0
+
+export TSAN_OPTIONS="exitcode=0 $suppressions"
+reports() { # name, cargo's arguments
+    local log=$target/$1.log
+    sanitized none test "${@:2}" >"$log" 2>&1 || { tail -n 40 "$log"; exit 1; }
+    grep -E '^test result' "$log"
+    scripts/tsan_reports.py "$log"
+}
+# Without two that the sanitizer makes too slow, or too large.
+PROPTEST_CASES=100 reports promises --test promises -- --skip retire_ten_thousand --skip i09_blocks_of_threads
+PROPTEST_CASES=100 reports twin --test twin --test file_blocks
+HOSTILE_SECONDS=10 reports hostile --test hostile
