@@ -58,10 +58,6 @@ const COUNTED_ELSEWHERE: &[(&str, &str)] = &[
         "tests/observed.rs",
         "needs features that `cargo test` does not turn on; scripts/preflight.sh names it",
     ),
-    (
-        "tests/edges.rs",
-        "scripts/tsan.sh runs it for the race detector and counts it there",
-    ),
 ];
 
 fn root() -> &'static Path {
