@@ -576,6 +576,8 @@ fn bench_measures_each_operation_with_each_size() {
         "5000",
         "--mix",
         "overwrite",
+        "--hold",
+        "10",
         "--json",
     ];
     let (out, _) = kv.expect(&args, b"", 0);
@@ -583,6 +585,7 @@ fn bench_measures_each_operation_with_each_size() {
     for part in [
         "\"operation\":\"overwrite\"",
         "\"value_bytes\":5000",
+        "\"held\":10",
         "\"p999_ns\":",
     ] {
         assert!(

@@ -162,9 +162,15 @@ impl<'a> Run<'a> {
             ("truncations", breaks.truncations.breaks),
             ("pages cut off", get(&self.counts.cut)),
         ];
+        // Without breaks it shows what they are for, or nothing.
+        let unprotected = [
+            ("wrong reads", get(&self.counts.wrong_bytes)),
+            ("wrong exports", get(&self.counts.wrong_exports)),
+        ];
         let all = always
             .into_iter()
-            .chain(protected.into_iter().filter(|_| self.protected));
+            .chain(protected.into_iter().filter(|_| self.protected))
+            .chain(unprotected.into_iter().filter(|_| !self.protected));
         all.filter(|(_, count)| *count == 0)
             .map(|(what, _)| what)
             .collect()
