@@ -2,6 +2,7 @@
 //! block). Most run on [`State`], which needs no proof; the proofs are at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use proptest::prelude::*;
 
