@@ -2,8 +2,11 @@
 
 use std::fmt;
 use std::task::Poll;
+use std::time::Instant;
 
 use crate::guard::LayoutGuard;
+use crate::range::PageRange;
+use crate::raw::told::{self, Waiting};
 use crate::raw::wait::{Step, Via, waitable};
 
 impl<M> LayoutGuard<M> {
@@ -42,9 +45,11 @@ impl<M> LayoutGuard<M> {
     /// # Ok::<(), TryPinError>(())
     /// ```
     pub fn close(&self) -> Close<'_, M> {
+        let turn = self.record().close();
         Close {
             guard: self,
-            id: Some(self.record().close()),
+            id: Some(turn.id),
+            since: turn.since,
         }
     }
 }
@@ -68,6 +73,8 @@ pub struct Close<'g, M> {
     guard: &'g LayoutGuard<M>,
     /// The entry in the queue, until the output is out.
     id: Option<u64>,
+    /// When it was found that it has to wait.
+    since: Option<Instant>,
 }
 
 impl<M> Step for Close<'_, M> {
@@ -86,6 +93,9 @@ impl<M> Step for Close<'_, M> {
         if !over {
             return Poll::Pending;
         }
+        if let (true, Some(waiting)) = (told::LISTENED, self.waiting()) {
+            told::drained(&waiting);
+        }
         record.reopen(id);
         self.id = None;
         Poll::Ready(())
@@ -93,6 +103,13 @@ impl<M> Step for Close<'_, M> {
 
     fn progress(&self) -> Option<u64> {
         Some(self.guard.record().progress())
+    }
+
+    fn waiting(&self) -> Option<Waiting<'_>> {
+        Some(Waiting {
+            ranges: &[PageRange::ALL],
+            since: self.since?,
+        })
     }
 }
 

@@ -130,6 +130,19 @@ impl<M> LayoutGuard<M> {
         }
     }
 
+    /// Whether the guard is [closed](Self::close): nobody gets pages any more, and nothing can be retired.
+    ///
+    /// # Blocking
+    ///
+    /// Takes no lock.
+    ///
+    /// # Examples
+    ///
+    /// See [`retired_ready`](Self::retired_ready).
+    pub fn is_closed(&self) -> bool {
+        self.record.is_shut()
+    }
+
     /// Everybody who holds a page of `pages` (page indices, half-open) now, in no particular order. A range that
     /// is empty or inverted is held by nobody.
     ///
@@ -181,6 +194,7 @@ impl<M> LayoutGuard<M> {
             queued: counts.queued as u64,
             leases: counts.leases as u64,
             retired_pages: counts.retired_pages,
+            retired_failed: counts.retired_failed,
             wait_p50: counts.waits[0],
             wait_p99: counts.waits[1],
             wait_max: counts.waits[2],
@@ -261,6 +275,9 @@ pub struct Stats {
     pub leases: u64,
     /// Pages that have been [retired](LayoutGuard::retire) and are not freed yet.
     pub retired_pages: u64,
+    /// Retirements that came to their end without their blocks being freed, because the block map failed or
+    /// the guard was closed, and whose [`Retired`](crate::Retired) had been dropped.
+    pub retired_failed: u64,
     /// How long breaks have waited that had to and got their proof: the median, to within an eighth. `None`:
     /// none has.
     pub wait_p50: Option<Duration>,

@@ -103,8 +103,9 @@ impl LayoutLease {
             return Err(RangeError::Outside { start, end });
         }
         if kept != self.range {
-            self.record.shrink(self.number, self.range, kept);
-            self.range = kept;
+            // First ours: a waker may panic.
+            let range = std::mem::replace(&mut self.range, kept);
+            self.record.shrink(self.number, range, kept);
         }
         Ok(())
     }

@@ -88,19 +88,27 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
         self.freer.get_or_init(|| free::<M>);
         let state = match PageRange::from_bounds(pages) {
             Err(error) => State::Failed(error.into()),
-            Ok(range) => {
-                let job = Arc::new(Job::<M>::default());
-                let record = self.record();
-                match record.retire(range.into(), lsn, Arc::clone(&job) as _) {
-                    Ok(id) => State::Queued { id, range, job },
-                    Err(_) => State::Failed(BreakError::Closed),
-                }
-            }
+            Ok(range) => State::Queued {
+                id: NOBODY,
+                range,
+                job: Arc::new(Job::default()),
+            },
         };
-        Retired {
+        let mut retired = Retired {
             guard: Arc::clone(self),
             state,
+        };
+        // If a waker panics in here, it is detached: `retired` is dropped.
+        if let State::Queued { id, range, job } = &mut retired.state {
+            match self
+                .record()
+                .retire((*range).into(), lsn, Arc::clone(job) as _)
+            {
+                Ok(ticket) => *id = ticket,
+                Err(_) => retired.state = State::Failed(BreakError::Closed),
+            }
         }
+        retired
     }
 
     /// Everything up to and with `lsn` is on media: retirements that waited for that can be run. Smaller numbers
@@ -125,9 +133,10 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
     ///
     /// # Errors
     ///
-    /// What goes wrong is told to the [`Retired`]; if that has been dropped, the error is lost here (see
-    /// [`run_retired_with`](Self::run_retired_with)) and a panic goes on through this call. Either way the
-    /// pages are open again.
+    /// What goes wrong is told to the [`Retired`]. If that has been dropped, a panic of the block map goes on
+    /// through this call (what is left then, the next call runs), and an error is only counted, in
+    /// [`Stats::retired_failed`](crate::Stats::retired_failed); [`run_retired_with`](Self::run_retired_with)
+    /// hands it over. Either way the pages are open again.
     ///
     /// # Examples
     ///
@@ -165,13 +174,16 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
         freed
     }
 
-    /// Waits until [`run_retired`](Self::run_retired) has work. Of several who wait, all are told.
+    /// Waits until [`run_retired`](Self::run_retired) has work; or until it never will again, because the guard
+    /// is closed and nothing is retired any more. Of several who wait, all are told.
     ///
     /// # Cancel safety
     ///
     /// Dropping the value loses nothing: it may be called again.
     ///
     /// # Examples
+    ///
+    /// A thread that reclaims until the end:
     ///
     /// ```
     /// use layout_lease::{LayoutGuard, maps::ExtentMap};
@@ -181,12 +193,17 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
     /// let reclaimer = thread::spawn({
     ///     let guard = Arc::clone(&guard);
     ///     move || {
-    ///         guard.retired_ready().wait();
-    ///         guard.run_retired()
+    ///         let mut freed = 0;
+    ///         while !guard.is_closed() {
+    ///             guard.retired_ready().wait();
+    ///             freed += guard.run_retired();
+    ///         }
+    ///         freed
     ///     }
     /// });
-    /// drop(guard.retire(2..8));
-    /// assert_eq!(reclaimer.join().unwrap(), 6);
+    /// assert_eq!(guard.retire(2..8).wait()?, 6); // by the reclaimer, or here if that is faster
+    /// guard.close().wait();
+    /// assert!(reclaimer.join().unwrap() <= 6);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn retired_ready(&self) -> RetiredReady<'_, M> {
@@ -196,6 +213,9 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
         }
     }
 }
+
+/// No entry of any queue has this name.
+const NOBODY: u64 = 0;
 
 /// What becomes of a retirement, for whoever waits for it.
 struct Job<M: BlockMap>(Mutex<Outcome<M::Error>>);
@@ -263,8 +283,14 @@ fn run<M: BlockMap + Send + Sync + 'static>(
     };
     drop(proof);
     match untold {
-        Some(Outcome::Panicked(panic)) => resume_unwind(panic),
-        Some(Outcome::Over(Err(error))) => Err(error),
+        Some(Outcome::Panicked(panic)) => {
+            guard.record().retired_in_vain(pages);
+            resume_unwind(panic)
+        }
+        Some(Outcome::Over(Err(error))) => {
+            guard.record().retired_in_vain(pages);
+            Err(error)
+        }
         _ => Ok(freed),
     }
 }
@@ -403,8 +429,8 @@ impl<M: BlockMap + Send + Sync + 'static> fmt::Debug for Retired<M> {
     }
 }
 
-/// Waits until there is a retirement to be run: from [`LayoutGuard::retired_ready`]. A future, and a
-/// blocking call. Somebody else may run it first.
+/// Waits until there is a retirement to be run, or never will be: from [`LayoutGuard::retired_ready`]. A
+/// future, and a blocking call. Somebody else may run it first.
 ///
 /// # Cancel safety
 ///

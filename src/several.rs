@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use crate::drained::Drained;
 use crate::error::BreakError;
@@ -13,6 +14,8 @@ use crate::holders::Holder;
 use crate::range::{PageRange, RangeError};
 use crate::raw::entry::Ranges;
 use crate::raw::record::Record;
+use crate::raw::told::{self, Waiting};
+use crate::raw::turns::Turn;
 use crate::raw::wait::{Group, Step, Via, waitable};
 
 mod sealed {
@@ -101,7 +104,7 @@ pub fn break_layouts_of<'g>(parts: &[(&'g dyn AnyGuard, PageRange)]) -> BreakMan
         State::Failed(RangeError::Empty { at: 0 }.into())
     } else {
         match Record::close_together(&parts, &group) {
-            Ok(ids) => State::Queued(Parts::new(parts, ids)),
+            Ok(turns) => State::Queued(Parts::new(parts, turns)),
             Err(_) => State::Failed(BreakError::Closed),
         }
     };
@@ -119,16 +122,29 @@ struct Part {
     record: &'static Record,
     ranges: Ranges,
     id: u64,
+    /// When it was found that it has to wait.
+    since: Option<Instant>,
 }
 
 impl Parts {
-    fn new(parts: Vec<(&'static Record, Ranges)>, ids: Vec<u64>) -> Self {
-        let parts = parts.into_iter().zip(ids);
-        Parts(
-            parts
-                .map(|((record, ranges), id)| Part { record, ranges, id })
-                .collect(),
-        )
+    fn new(parts: Vec<(&'static Record, Ranges)>, turns: Vec<Turn>) -> Self {
+        let part = |((record, ranges), turn): (_, Turn)| Part {
+            record,
+            ranges,
+            id: turn.id,
+            since: turn.since,
+        };
+        Parts(parts.into_iter().zip(turns).map(part).collect())
+    }
+}
+
+impl Part {
+    /// Whom it tells the outside that it waits for.
+    fn waiting(&self) -> Option<Waiting<'_>> {
+        Some(Waiting {
+            ranges: self.ranges.as_slice(),
+            since: self.since?,
+        })
     }
 }
 
@@ -230,6 +246,10 @@ impl<'g> Step for BreakMany<'g> {
             State::Queued(parts) => {
                 let drained = |p: &Part| p.record.is_drained(p.id);
                 if parts.0.iter().all(drained) {
+                    let waited = parts.0.iter().find_map(Part::waiting);
+                    if let (true, Some(waiting)) = (told::LISTENED, waited) {
+                        told::drained(&waiting);
+                    }
                     Ok(DrainedMany {
                         parts,
                         guards: PhantomData,
@@ -250,6 +270,17 @@ impl<'g> Step for BreakMany<'g> {
                 Some(each.fold(0, u64::wrapping_add))
             }
             State::Failed(_) | State::Done => Some(0),
+        }
+    }
+
+    fn waiting(&self) -> Option<Waiting<'_>> {
+        match &self.state {
+            // The first that still waits: one wait for all.
+            State::Queued(Parts(parts)) => {
+                let mut waits = parts.iter().filter(|p| !p.record.is_drained(p.id));
+                waits.find_map(Part::waiting)
+            }
+            State::Failed(_) | State::Done => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use layout_lease::LayoutGuard;
+use layout_lease::{BlockMap, Drained, LayoutGuard, OpError, PageRange, break_layouts_of};
 use metrics::{
     Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
     SharedString, Unit,
@@ -114,6 +114,21 @@ impl Recorder for Numbers {
     }
 }
 
+/// An engine that cannot free anything.
+struct Broken;
+
+impl BlockMap for Broken {
+    type Error = std::io::Error;
+
+    fn punch_hole(
+        &self,
+        _: PageRange,
+        _: &Drained<'_, Self>,
+    ) -> Result<u64, OpError<std::io::Error>> {
+        Err(OpError::Map(std::io::ErrorKind::Other.into()))
+    }
+}
+
 /// One test, for the listeners are the process's.
 #[test]
 fn long_waits_timeouts_recalls_and_leaks_are_told() {
@@ -170,6 +185,50 @@ fn long_waits_timeouts_recalls_and_leaks_are_told() {
     );
     assert_eq!(breaks("guards_left_behind_total"), 1);
     drop(pin);
+
+    // A wait for several guards, and a closing; and a timeout that is long is told before it has passed.
+    let guards = [(); 2].map(|()| LayoutGuard::<()>::default());
+    let pins = guards.each_ref().map(|g| g.try_pin(3..4).unwrap());
+    let leases = guards.each_ref().map(|g| g.lease(3..4).wait().unwrap());
+    let pages = PageRange::new(3, 5).unwrap();
+    let waited = breaks("break_wait_seconds");
+    let long = Duration::from_millis(1_200);
+    thread::scope(|s| {
+        let several = s.spawn(|| {
+            let mut both = break_layouts_of(&[(&guards[0], pages), (&guards[1], pages)]);
+            assert!(both.wait_timeout(long).is_none());
+            both
+        });
+        let mut both = several.join().unwrap();
+        assert_eq!(told.events("ranges=[3..5]"), 4, "{:?}", told.events);
+        assert_eq!(told.events("a break recalls leases"), 3);
+        assert_eq!(told.events("a break waits for holders"), 2);
+        assert_eq!(told.events("a break has not got its proof in time"), 2);
+        assert_eq!(breaks("breaks_waited_total"), 4);
+        drop((pins, leases));
+        drop(both.wait_timeout(long).unwrap().unwrap());
+        assert_eq!(breaks("break_wait_seconds"), waited + 1);
+    });
+    let [guard, _] = guards;
+    let pin = guard.try_pin(0..1).unwrap();
+    let mut closing = guard.close();
+    assert!(closing.wait_timeout(long).is_none());
+    assert_eq!(told.events("a break waits for holders"), 3);
+    drop(pin);
+    closing.wait();
+    assert_eq!(breaks("break_wait_seconds"), waited + 2);
+
+    // Blocks that are not freed, and nobody else hears of it.
+    let guard = Arc::new(LayoutGuard::new(Broken));
+    drop(guard.retire(0..4));
+    assert_eq!(guard.run_retired(), 0);
+    assert!(guard.retire(0..4).wait().is_err());
+    assert_eq!(
+        told.events("the blocks of a retirement have not been freed"),
+        1
+    );
+    assert_eq!(breaks("retirements_failed_total"), 1);
+    assert_eq!(guard.stats().retired_failed, 1);
 
     // Whoever only holds, tells nothing.
     let events = told.events.lock().unwrap();

@@ -23,6 +23,7 @@
 //! | `promises/names.rs` | who holds what: `holders`, `stats`, `Debug`; failures known from elsewhere |
 //! | `promises/corners.rs` | the rules for the corners: engines that fail, closing, types |
 //! | `promises/found.rs` | what the search for holes in the promises has found |
+//! | `promises/panics.rs` | and that with wakers that panic |
 #![cfg(not(any(lease_loom, lease_shuttle)))]
 #![expect(
     clippy::reversed_empty_ranges,
@@ -41,6 +42,8 @@ mod found;
 mod leases;
 #[path = "promises/names.rs"]
 mod names;
+#[path = "promises/panics.rs"]
+mod panics;
 #[path = "promises/proof.rs"]
 mod proof;
 #[path = "promises/ranges.rs"]

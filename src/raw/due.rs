@@ -1,54 +1,70 @@
-//! What is due: the retirements in the queue whose blocks can be freed, and who is told.
+//! What is due: the retirements whose blocks can be freed, and who is told.
 //!
-//! A retirement is a break without a breaker. It is ready when it is drained and what it waits for is on
-//! media; then whoever waits for it, whoever reclaims and whoever closes the guard are told, and one of them
-//! claims it.
+//! A retirement is a break without a breaker. When it is drained it goes from the queue to the
+//! [`shelf`](crate::raw::shelf), and it is ready when what it waits for is on media, too; then whoever waits for
+//! it, whoever reclaims and whoever closes the guard are told, and one of them claims it.
 
 use std::any::Any;
-use std::mem;
 use std::sync::Arc;
 
-use crate::raw::entry::{Entry, Ranges, Retired, What};
+use crate::raw::entry::{BreakState, Entry, Ranges, What};
 use crate::raw::queue::Queue;
+use crate::raw::shelf::Shelf;
 use crate::raw::wait::Bell;
 use crate::raw::wakes::Wakes;
 
 impl Queue {
-    fn durable(&self) -> u64 {
-        self.ledger.as_ref().map_or(0, |l| l.durable)
+    /// Puts the retirements that are drained on the shelf, and tells those who wait for that.
+    pub(super) fn shelve(&mut self, wakes: &mut Wakes) {
+        // One that is being given up stays where it is.
+        let drained = |e: &Entry| matches!(&e.what, What::Retired(r) if r.state == BreakState::Drained && !r.running);
+        let (mut any, mut ready) = (false, false);
+        while let Some(at) = self.entries.iter().position(drained) {
+            let entry = self.entries.remove(at);
+            let ledger = self.ledger.get_or_insert_default();
+            ready |= ledger.shelf.add(entry, ledger.durable, wakes);
+            any = true;
+        }
+        if ready {
+            self.tell_reclaimers(wakes);
+        }
+        if any {
+            // Also if none is ready: what waits for the log alone now, the closing gives up.
+            self.tell_closing(wakes);
+        }
     }
 
-    /// Whether the blocks of some retirement can be freed.
-    pub(super) fn has_ready(&self) -> bool {
-        let durable = self.durable();
-        self.entries
-            .iter()
-            .any(|e| matches!(&e.what, What::Retired(r) if r.is_ready(durable)))
-    }
-
-    /// Wakes those who wait for a retirement to be ready, if one is.
-    pub(super) fn tell_reclaimers(&mut self, wakes: &mut Wakes) {
-        let durable = self.durable();
-        let mut ready = false;
-        for entry in &mut self.entries {
-            if matches!(&entry.what, What::Retired(r) if r.is_ready(durable)) {
-                ready = true;
-                wakes.add(mem::take(&mut entry.bell));
-            }
+    /// Everything up to `lsn` is on media.
+    pub(super) fn set_durable(&mut self, lsn: u64, wakes: &mut Wakes) {
+        let ledger = self.ledger_mut();
+        if lsn <= ledger.durable {
+            return;
         }
-        if let Some(ledger) = self.ledger.as_mut().filter(|_| ready) {
-            let reclaimers = ledger.reclaimers.drain(..);
-            reclaimers.for_each(|(_, bell)| wakes.add(bell));
+        ledger.durable = lsn;
+        if ledger.shelf.durable(lsn, wakes) {
+            self.tell_reclaimers(wakes);
         }
-        // Also if none is ready: what waits for the log alone now, the closing gives up.
         if self.has_retired() {
             self.tell_closing(wakes);
         }
     }
 
-    fn has_retired(&self) -> bool {
+    /// Whether the blocks of some retirement can be freed.
+    pub(super) fn has_ready(&self) -> bool {
+        self.shelf().is_some_and(Shelf::has_ready)
+    }
+
+    /// Wakes those who wait for a retirement to be ready: one is, or none will ever be.
+    fn tell_reclaimers(&mut self, wakes: &mut Wakes) {
+        if let Some(ledger) = &mut self.ledger {
+            let reclaimers = ledger.reclaimers.drain(..);
+            reclaimers.for_each(|(_, bell)| wakes.add(bell));
+        }
+    }
+
+    pub(super) fn has_retired(&self) -> bool {
         let retired = |e: &Entry| matches!(e.what, What::Retired(_));
-        self.entries.iter().any(retired)
+        self.shelf().is_some() || self.entries.iter().any(retired)
     }
 
     /// Whoever closes the guard runs the retirements that are left, so it must be told of changes.
@@ -57,7 +73,7 @@ impl Queue {
         for entry in self.entries.iter_mut().rev() {
             // Nothing enters behind a closing but closings.
             let What::Close(_) = entry.what else { return };
-            wakes.add(mem::take(&mut entry.bell));
+            wakes.add(std::mem::take(&mut entry.bell));
         }
     }
 
@@ -65,6 +81,13 @@ impl Queue {
     pub(super) fn is_over(&self, id: u64) -> bool {
         let closing = self.entries.iter().find(|e| e.id == id);
         closing.is_none_or(Entry::is_drained) && !self.has_retired()
+    }
+
+    /// The guard is closed: if nothing is retired any more, nobody need wait for work.
+    pub(super) fn dismiss_reclaimers(&mut self, wakes: &mut Wakes) {
+        if !self.has_retired() {
+            self.tell_reclaimers(wakes);
+        }
     }
 
     /// Where `reclaimer` is told that some retirement is ready.
@@ -89,46 +112,43 @@ impl Queue {
 
     /// Claims a retirement whose blocks can be freed: the one named, or the first.
     pub(super) fn claim(&mut self, id: Option<u64>) -> Option<Claim> {
-        let durable = self.durable();
-        let ready = |e: &Entry, r: &Retired| r.is_ready(durable) && id.is_none_or(|id| id == e.id);
-        let at = self
-            .entries
-            .iter()
-            .position(|e| matches!(&e.what, What::Retired(r) if ready(e, r)))?;
-        self.claim_at(at)
+        self.ledger.as_mut()?.shelf.claim(id)
     }
 
     /// Claims a retirement that will not be ready any more, if the closing `id` waits for nothing but such:
     /// for the log, or for one that does. The last of them, so that none gets its turn because another was
     /// given up.
     pub(super) fn claim_undurable_before(&mut self, id: u64) -> Option<Claim> {
-        let durable = self.durable();
+        let shelf = &mut self.ledger.as_mut()?.shelf;
         let closing = self.entries.iter().find(|e| e.id == id)?;
         // Not if one has become ready meanwhile, or is about to.
         let waits = |e: &Entry| match &e.what {
-            What::Retired(r) => r.waits_for_no_holder(durable),
+            What::Retired(r) => r.state == BreakState::Queued && !r.running,
             _ => true,
         };
-        if !closing.is_drained() || !self.entries.iter().all(waits) {
+        if !closing.is_drained() || !shelf.all_wait() || !self.entries.iter().all(waits) {
             return None;
         }
-        let retired = |e: &Entry| matches!(e.what, What::Retired(_));
-        let at = self.entries.iter().rposition(retired)?;
-        self.claim_at(at)
+        let retired = |e: &&mut Entry| matches!(e.what, What::Retired(_));
+        let queued = self.entries.iter_mut().rev().find(retired);
+        match (queued, shelf.last()) {
+            (Some(queued), last) if last.is_none_or(|last| last < queued.id) => claim(queued),
+            (_, last) => shelf.claim_waiting(last?),
+        }
     }
+}
 
-    fn claim_at(&mut self, at: usize) -> Option<Claim> {
-        let entry = &mut self.entries[at];
-        let What::Retired(retired) = &mut entry.what else {
-            return None;
-        };
-        retired.running = true;
-        Some(Claim {
-            id: entry.id,
-            ranges: entry.ranges.clone(),
-            job: Arc::clone(&retired.job),
-        })
-    }
+/// Claims a retirement in the queue, to be given up.
+fn claim(entry: &mut Entry) -> Option<Claim> {
+    let What::Retired(retired) = &mut entry.what else {
+        return None;
+    };
+    retired.running = true;
+    Some(Claim {
+        id: entry.id,
+        ranges: entry.ranges.clone(),
+        job: Arc::clone(&retired.job),
+    })
 }
 
 /// A retirement whose blocks are to be freed, by whoever has this.

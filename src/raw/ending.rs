@@ -5,13 +5,14 @@ use std::any::Any;
 use crate::range::PageRange;
 use crate::raw::entry::{BreakState, Entry, What};
 use crate::raw::record::{Inner, Record};
+use crate::raw::turns::{Turn, Undo};
 use crate::raw::wait::{Rope, Via};
 use crate::raw::wakes::Wakes;
 use crate::raw::{scan, told};
 
 impl Record {
     /// Refuses everybody from now on, and queues behind the proofs that are out.
-    pub(crate) fn close(&'static self) -> u64 {
+    pub(crate) fn close(&'static self) -> Turn {
         let mut wakes = Wakes::default();
         let mut inner = self.inner.lock();
         if !inner.closed {
@@ -19,6 +20,7 @@ impl Record {
             inner.queue.refuse(&mut wakes);
             // Retirements may have waited for one who is refused.
             inner.queue.settle(self.number, 0, &mut wakes);
+            inner.queue.dismiss_reclaimers(&mut wakes);
             let version = inner.tick();
             self.gate.shut(version);
         }
@@ -30,8 +32,11 @@ impl Record {
             &mut wakes,
         );
         drop(inner);
+        let (record, id) = (self, turn.id);
+        let undo = Undo { record, id };
         self.wake(wakes);
-        turn.id
+        undo.keep();
+        turn
     }
 
     /// Whether the closing `id` is over: nobody holds anything, no proof is out and nothing is retired; else

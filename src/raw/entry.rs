@@ -8,6 +8,7 @@
 //! | break of leases, `Queued` | waiting leases | `Draining` | whoever takes the last of them out |
 //! | any break, `Draining` | its holders | `Drained`: the proof | the last of them, or the breaker itself |
 //! | any break, `Drained` | – | gone | the proof's drop |
+//! | retirement, `Drained` | the log, and somebody who runs it | on the [shelf](crate::raw::shelf), then gone | whoever has run it |
 //! | pin, lease or break that is waiting | – | `Refused` | the guard's close |
 //!
 //! Pins and leases never wait for pins and leases. A break of leases and a break of the same pages get on
@@ -142,7 +143,7 @@ pub(crate) struct Retired {
     pub(super) state: BreakState,
     /// What must be on media before the blocks are freed.
     pub(super) lsn: u64,
-    /// Somebody is freeing them. He **must** take the entry out, whatever becomes of it.
+    /// Somebody is giving it up. He **must** take the entry out, whatever becomes of it.
     pub(super) running: bool,
     /// What the guard's layer has to do with it.
     pub(super) job: Arc<dyn Any + Send + Sync>,
@@ -159,6 +160,14 @@ pub(crate) enum BreakState {
     /// Nothing is left. Whoever takes the entry out **must** publish the gate and settle the rest.
     Drained,
     Refused,
+}
+
+impl What {
+    /// Whether it has to wait for an earlier retirement that overlaps it.
+    pub(super) fn waits_for_retired(&self) -> bool {
+        // A break of leases does not mind it, and who waits for a closing runs it himself.
+        !matches!(self, What::LeaseBreak(_) | What::Close(_))
+    }
 }
 
 impl Entry {
@@ -270,23 +279,5 @@ impl Entry {
 impl Taker {
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.state, TakerState::Waiting)
-    }
-}
-
-impl Retired {
-    /// Whether its blocks can be freed now.
-    pub(super) fn is_ready(&self, durable: u64) -> bool {
-        self.state == BreakState::Drained && self.lsn <= durable && !self.running
-    }
-
-    /// Whether it waits for nobody who holds its pages or is freeing blocks: for the log, or for an earlier
-    /// entry.
-    pub(super) fn waits_for_no_holder(&self, durable: u64) -> bool {
-        let waits = match self.state {
-            BreakState::Queued => true,
-            BreakState::Drained => self.lsn > durable,
-            BreakState::Draining { .. } | BreakState::Refused => false,
-        };
-        waits && !self.running
     }
 }

@@ -17,13 +17,15 @@
 //! slot's store, never before, and does not depend on which pages are closed.
 //!
 //! ```text
-//!   word ----> table 0 | len, spill | range | range |     spill -> range | range | range | ...
-//!       \ - -> table 1 | len, spill | range | range |
+//!   word ----> table 0 | len, spill | index | range | range |     spill -> range | range | range | ...
+//!       \ - -> table 1 | len, spill | index | range | range |     index -> chunk | chunk | ...
 //! ```
 //!
 //! The version never repeats, so a reader that sees the same word before and after reading a table has
-//! read that word's ranges and no others. A table holds two ranges in place; more go to a spill table,
-//! which comes from a process-wide pool and goes back there when the crowd is over.
+//! read that word's ranges and no others. A table holds two ranges in place; more go to a
+//! [spill table](crate::raw::spills), which comes from a process-wide pool and goes back there when the crowd
+//! is over. What is retired and waits for the log may be much more, and is listed in
+//! [chunks](crate::raw::chunks), which are not copied when something else changes; the two lists may overlap.
 //!
 //! # Orderings
 //!
@@ -34,12 +36,11 @@
 //!   a later filling has synchronised with its writer, which had moved the word away from this table
 //!   before; so the second look at the word sees the move, and the reader starts again.
 
-use std::sync::OnceLock;
-
 use crate::range::PageRange;
-use crate::raw::arena::Arena;
+use crate::raw::chunks::Chunks;
+use crate::raw::spills::{self, Pair, Spill};
 use crate::sync::Ordering::{self, Acquire, Relaxed, Release};
-use crate::sync::{AtomicU64, MODEL, Mutex, process_static};
+use crate::sync::{AtomicU64, MODEL};
 
 const FINAL: u64 = 1;
 const TABLE: u64 = 2;
@@ -59,12 +60,12 @@ const WORD_SEEN: Ordering = if cfg!(lease_mutant = "gate_load_relaxed") {
 } else {
     Acquire
 };
-const ENTRY_STORED: Ordering = if cfg!(lease_mutant = "table_store_relaxed") {
+pub(super) const ENTRY_STORED: Ordering = if cfg!(lease_mutant = "table_store_relaxed") {
     Relaxed
 } else {
     Release
 };
-const ENTRY_SEEN: Ordering = if cfg!(lease_mutant = "table_load_relaxed") {
+pub(super) const ENTRY_SEEN: Ordering = if cfg!(lease_mutant = "table_load_relaxed") {
     Relaxed
 } else {
     Acquire
@@ -77,43 +78,17 @@ pub(crate) struct Gate {
     tables: [Table; 2],
 }
 
-#[repr(C)]
-struct Pair {
-    start: AtomicU64,
-    end: AtomicU64,
-}
-
-/// Closed ranges, in order and apart from each other.
+/// Closed ranges, in order and apart from each other; and chunks of such.
 struct Table {
-    /// How many; and, in the upper half, the number of the spill table that they are in, 0 for none.
+    /// How many ranges, and `INDEXED` if there are chunks; and, in the upper half, the number of the spill table
+    /// that the ranges are in, 0 for none.
     shape: AtomicU64,
+    /// Ranges. If there are chunks, the first of them says where their index is, instead.
     in_place: [Pair; IN_PLACE],
 }
 
-/// A longer table. Never freed: it goes from gate to gate.
-struct Spill {
-    /// As many as its first user needed. Made once, and never empty then.
-    pairs: OnceLock<Box<[Pair]>>,
-    number: usize,
-}
-
-impl Spill {
-    fn pairs(&self) -> &[Pair] {
-        self.pairs.get().map_or(&[], |pairs| pairs)
-    }
-}
-
-type Spills = Arena<Spill, { if MODEL { 1 } else { 8 } }>;
-
-process_static! {
-    /// Every spill table there is.
-    static SPILLS: Spills = Arena::new();
-}
-
-process_static! {
-    /// Spill tables that no gate uses.
-    static IDLE: Mutex<Vec<&'static Spill>> = Mutex::new(Vec::new());
-}
+/// In a shape: there are chunks.
+const INDEXED: u64 = 1 << 31;
 
 /// What one look at the gate said.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -188,16 +163,23 @@ impl Gate {
         }
     }
 
-    /// Closes exactly `ranges` (in order and apart), and says whether pinners need a fence. Under the
-    /// record's lock; `version` must be new.
+    /// Closes exactly `ranges` (in order and apart) and those of `chunks`, and says whether pinners need a fence.
+    /// Under the record's lock; `version` must be new.
     #[inline]
-    pub(crate) fn publish(&self, version: u64, ranges: &[PageRange], fenced: bool) {
+    pub(super) fn publish(
+        &self,
+        version: u64,
+        ranges: &[PageRange],
+        chunks: Option<&Chunks>,
+        fenced: bool,
+    ) {
         let word = self.word.load(Relaxed);
         if word & FINAL != 0 {
             return;
         }
         let mode = if fenced { FENCED } else { 0 };
-        if ranges.is_empty() {
+        let chunks = chunks.filter(|chunks| !chunks.is_empty());
+        if ranges.is_empty() && chunks.is_none() {
             if word != mode {
                 // Pairs with the Acquire loads in `look` and `overlaps` (I7).
                 self.word.store(mode, WORD_STORED);
@@ -212,7 +194,7 @@ impl Gate {
         } else {
             !word & TABLE
         };
-        self.tables[usize::from(idle != 0)].fill(ranges);
+        self.tables[usize::from(idle != 0)].fill(ranges, chunks);
         // Pairs with the Acquire loads in `look` and `overlaps`: who sees the word sees the table.
         self.word
             .store(version << VERSION_SHIFT | mode | idle, WORD_STORED);
@@ -241,21 +223,47 @@ impl Table {
     }
 
     #[inline]
-    fn fill(&self, ranges: &[PageRange]) {
-        let (pairs, number) = if ranges.len() <= IN_PLACE {
-            self.give_back();
-            (&self.in_place[..], 0)
-        } else {
-            let spill = self.spill_for(ranges.len());
-            (spill.pairs(), spill.number)
+    fn fill(&self, ranges: &[PageRange], chunks: Option<&Chunks>) {
+        let (places, indexed) = match chunks {
+            None => {
+                if self.index().is_some() {
+                    self.give_back_spills();
+                }
+                (&self.in_place[..], 0)
+            }
+            Some(chunks) => {
+                self.fill_index(chunks);
+                (&self.in_place[1..], INDEXED)
+            }
         };
-        for (pair, range) in pairs.iter().zip(ranges) {
-            // Pair with the Acquire loads in `overlaps`.
-            pair.start.store(range.start(), ENTRY_STORED);
-            pair.end.store(range.end(), ENTRY_STORED);
+        let held = self.shape.load(Relaxed);
+        let shape = if ranges.len() <= places.len() {
+            give_back(held);
+            store(places, ranges);
+            ranges.len() as u64
+        } else {
+            let spill = spill_for(held, ranges.len());
+            store(spill.pairs(), ranges);
+            spill.place(ranges.len())
+        };
+        // Pairs, like all that is in a table, with the Acquire loads in `overlaps`.
+        self.shape.store(shape | indexed, ENTRY_STORED);
+    }
+
+    #[cold]
+    fn fill_index(&self, chunks: &Chunks) {
+        let spill = spill_for(self.index().unwrap_or(0), chunks.len());
+        for (pair, (place, end)) in spill.pairs().iter().zip(chunks.index()) {
+            pair.store(place, end);
         }
-        self.shape
-            .store((number as u64) << 32 | ranges.len() as u64, ENTRY_STORED);
+        let place = spill.place(chunks.len());
+        self.in_place[0].start.store(place, ENTRY_STORED);
+    }
+
+    /// Where the index is, for the one who fills the table.
+    fn index(&self) -> Option<u64> {
+        let indexed = self.shape.load(Relaxed) & INDEXED != 0;
+        indexed.then(|| self.in_place[0].start.load(Relaxed))
     }
 
     /// What is read here may be half of one filling and half of another; then `Gate::overlaps` throws the
@@ -265,86 +273,78 @@ impl Table {
         // Pairs with the Release stores in `fill` and `give_back`: who misses a spill table, because it
         // has been given back, sees that the word has moved away from this table.
         let shape = self.shape.load(ENTRY_SEEN);
-        if shape >> 32 != 0 {
-            return Self::spilt_overlaps(shape, range);
+        if shape & !(INDEXED - 1) != 0 {
+            return self.long_overlaps(shape, range);
         }
-        let len = (shape as usize).min(IN_PLACE);
-        self.in_place[..len].iter().any(|pair| {
-            pair.start.load(ENTRY_SEEN) < range.end() && range.start() < pair.end.load(ENTRY_SEEN)
-        })
+        any_overlaps(&self.in_place[..(shape as usize).min(IN_PLACE)], range)
     }
 
     #[inline(never)]
-    fn spilt_overlaps(shape: u64, range: PageRange) -> bool {
-        let pairs = spill(shape).map_or(&[][..], Spill::pairs);
-        let pairs = &pairs[..(shape as u32 as usize).min(pairs.len())];
-        // The first closed range that ends behind our start is the only one that can be in the way.
-        let at = pairs.partition_point(|pair| pair.end.load(ENTRY_SEEN) <= range.start());
-        pairs
-            .get(at)
-            .is_some_and(|pair| pair.start.load(ENTRY_SEEN) < range.end())
+    fn long_overlaps(&self, shape: u64, range: PageRange) -> bool {
+        let indexed = shape & INDEXED != 0;
+        let shape = shape & !INDEXED;
+        let few = match shape >> 32 {
+            // In place, behind the place of the index.
+            0 => any_overlaps(&self.in_place[1..(shape as usize + 1).min(IN_PLACE)], range),
+            _ => spills::overlaps(spills::pairs(shape), range),
+        };
+        few || indexed && self.chunks_overlap(range)
     }
 
-    /// A spill table for `len` ranges: the one at hand, one that is idle, or a new one.
-    fn spill_for(&self, len: usize) -> &'static Spill {
-        let held = spill(self.shape.load(Relaxed));
-        if let Some(spill) = held.filter(|s| s.pairs().len() >= len) {
-            return spill;
-        }
-        self.give_back();
-        let idle = {
-            let mut idle = IDLE.lock();
-            let fit = idle.iter().position(|spill| spill.pairs().len() >= len);
-            fit.map(|at| idle.swap_remove(at))
-        };
-        idle.unwrap_or_else(|| {
-            let spills: &'static Spills = &SPILLS;
-            let spill = spills.push(|index| Spill {
-                pairs: OnceLock::new(),
-                number: index + 1,
-            });
-            let room = len.next_power_of_two().max(16);
-            spill
-                .pairs
-                .get_or_init(|| (0..room).map(|_| Pair::new()).collect());
-            spill
+    fn chunks_overlap(&self, range: PageRange) -> bool {
+        let index = spills::pairs(self.in_place[0].start.load(ENTRY_SEEN));
+        // The first chunk that has a range which ends behind our start has the only one that can be in the way.
+        let chunk = spills::first_behind(index, range.start());
+        chunk.is_some_and(|chunk| {
+            spills::overlaps(spills::pairs(chunk.start.load(ENTRY_SEEN)), range)
         })
     }
 
-    #[cold]
-    fn give_back_spill(&self, spill: &'static Spill) {
-        self.shape.store(0, ENTRY_STORED);
-        IDLE.lock().push(spill);
-    }
-
-    /// Empties the table, and lets others have its spill table.
+    /// Empties the table, and lets others have its spill tables.
     #[inline]
     fn give_back(&self) {
-        if let Some(spill) = spill(self.shape.load(Relaxed)) {
-            self.give_back_spill(spill);
+        if self.shape.load(Relaxed) & !(INDEXED - 1) != 0 {
+            self.give_back_spills();
+        }
+    }
+
+    #[cold]
+    fn give_back_spills(&self) {
+        let (shape, index) = (self.shape.load(Relaxed), self.index());
+        self.shape.store(0, ENTRY_STORED);
+        give_back(shape);
+        give_back(index.unwrap_or(0));
+    }
+}
+
+fn store(pairs: &[Pair], ranges: &[PageRange]) {
+    for (pair, range) in pairs.iter().zip(ranges) {
+        pair.store(range.start(), range.end());
+    }
+}
+
+#[inline(always)]
+fn any_overlaps(pairs: &[Pair], range: PageRange) -> bool {
+    pairs.iter().any(|pair| {
+        pair.start.load(ENTRY_SEEN) < range.end() && range.start() < pair.end.load(ENTRY_SEEN)
+    })
+}
+
+/// A spill table for `len` ranges: the one at `place`, or another.
+fn spill_for(place: u64, len: usize) -> &'static Spill {
+    match spills::at(place) {
+        Some(held) if held.pairs().len() >= len => held,
+        held => {
+            held.into_iter().for_each(Spill::give_back);
+            Spill::take(len)
         }
     }
 }
 
+/// Lets others have the spill table at `place`, if there is one.
 #[inline]
-fn spill(shape: u64) -> Option<&'static Spill> {
-    match shape >> 32 {
-        0 => None,
-        number => numbered_spill(number as usize),
-    }
-}
-
-#[cold]
-fn numbered_spill(number: usize) -> Option<&'static Spill> {
-    let spills: &'static Spills = &SPILLS;
-    spills.get(number - 1)
-}
-
-impl Pair {
-    fn new() -> Self {
-        Self {
-            start: AtomicU64::new(0),
-            end: AtomicU64::new(0),
-        }
+fn give_back(place: u64) {
+    if let Some(spill) = spills::at(place) {
+        spill.give_back();
     }
 }

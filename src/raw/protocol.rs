@@ -259,6 +259,11 @@ impl Record {
         drop(map);
     }
 
+    /// Whether the guard is closed for good.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.gate.is_final()
+    }
+
     /// Whether some of these pages are closed.
     pub(crate) fn is_closed(&self, range: PageRange) -> bool {
         self.gate.overlaps(range)

@@ -9,6 +9,8 @@
 //! A pin that the scan just missed may take itself off too; so at 0 the slots are scanned again, and
 //! only a clean scan drains (I2, I6). Nothing can be counted too little for ever: that would be a lost
 //! wake. Extensions are not counted for the same reason; leases come and go under the lock.
+//!
+//! A retirement that is drained goes from the list to the [`shelf`](crate::raw::shelf).
 
 use std::any::Any;
 use std::mem;
@@ -17,6 +19,7 @@ use crate::holders::HolderKind;
 use crate::range::PageRange;
 use crate::raw::entry::{BreakState, Entry, Ranges, TakerState, Wants, What, join};
 use crate::raw::leases::Leases;
+use crate::raw::shelf::{Shelf, Shelved};
 use crate::raw::wait::Bell;
 use crate::raw::waits::Waits;
 use crate::raw::wakes::Wakes;
@@ -39,6 +42,10 @@ pub(super) struct Ledger {
     pub(super) waits: Waits,
     /// Everything up to here is on media.
     pub(super) durable: u64,
+    /// Retirements that freed nothing, and nobody waited for them.
+    pub(super) retired_failed: u64,
+    /// Retirements that are drained.
+    pub(super) shelf: Shelf,
     /// Those who want to be told when some retirement is ready.
     pub(super) reclaimers: Vec<(u64, Bell)>,
 }
@@ -66,10 +73,11 @@ impl Queue {
         Some((self.entries.remove(at), at))
     }
 
-    /// Whether the queue is empty and there are no leases: a break that comes now is alone.
+    /// Whether the queue is empty and there are no leases and no retirements: a break that comes now is alone.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
-        self.entries.is_empty() && self.ledger().is_none_or(|l| l.leases.len() == 0)
+        let idle = |l: &Ledger| l.leases.len() == 0 && l.shelf.is_empty();
+        self.entries.is_empty() && self.ledger().is_none_or(idle)
     }
 
     /// A break of one range that nobody holds, in an idle queue: drained from the start.
@@ -95,6 +103,7 @@ impl Queue {
     #[inline]
     pub(super) fn is_quiet(&self) -> bool {
         match self.entries.as_slice() {
+            _ if self.shelf().is_some() => false,
             [] => true,
             [only] => {
                 matches!((&only.what, &only.ranges), (What::Break(_), Ranges::One(_)))
@@ -105,16 +114,51 @@ impl Queue {
     }
 
     /// Takes everything out, to be dropped when the lock is released.
-    pub(super) fn take(&mut self) -> Vec<Entry> {
-        mem::take(&mut self.entries)
+    pub(super) fn take(&mut self) -> (Vec<Entry>, Option<Shelf>) {
+        let shelf = self.ledger.as_mut().map(|l| mem::take(&mut l.shelf));
+        (mem::take(&mut self.entries), shelf)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.shelf().map_or(0, Shelf::len)
+    }
+
+    /// The retirements that are drained, if there are any.
+    pub(super) fn shelf(&self) -> Option<&Shelf> {
+        let shelf = self.ledger.as_ref().map(|l| &l.shelf);
+        shelf.filter(|shelf| !shelf.is_empty())
+    }
+
+    /// Whether one who wants some pages of `ranges` has to wait for a drained retirement.
+    #[inline]
+    fn is_shelved(&self, ranges: &Ranges, what: &What) -> bool {
+        what.waits_for_retired() && self.shelf().is_some_and(|shelf| shelf.overlap(ranges))
+    }
+
+    /// Where somebody is told that the retirement `id` is over, if it is there.
+    pub(super) fn retired_bell(&mut self, id: u64) -> Option<&mut Bell> {
+        let shelved = self.ledger.as_mut().and_then(|l| l.shelf.get(id));
+        match shelved {
+            Some(shelved) => Some(&mut shelved.bell),
+            None => self
+                .entries
+                .iter_mut()
+                .find(|e| e.id == id)
+                .map(|e| &mut e.bell),
+        }
+    }
+
+    /// Takes the retirement `id` off the shelf. To be dropped when the lock is released.
+    pub(super) fn unshelve(&mut self, id: u64) -> Option<Shelved> {
+        self.ledger.as_mut()?.shelf.remove(id)
     }
 
     pub(super) fn ledger(&self) -> Option<&Ledger> {
         self.ledger.as_deref()
+    }
+
+    pub(super) fn ledger_if_any(&mut self) -> Option<&mut Ledger> {
+        self.ledger.as_deref_mut()
     }
 
     pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
@@ -132,12 +176,11 @@ impl Queue {
 
     /// Whether a new entry of `ranges` would have to wait for somebody in the queue.
     pub(super) fn is_taken(&self, ranges: &Ranges, what: &What) -> bool {
-        self.entries
-            .iter()
-            .any(|e| e.keeps_waiting(what) && e.ranges.overlap(ranges))
+        let blocks = |e: &Entry| e.keeps_waiting(what) && e.ranges.overlap(ranges);
+        self.entries.iter().any(blocks) || self.is_shelved(ranges, what)
     }
 
-    /// All that is closed to pins, in order and apart.
+    /// All that is closed to pins and not on the shelf, in order and apart.
     #[inline]
     pub(super) fn closed(&self) -> Closed<'_> {
         let mut closing = self.entries.iter().filter(|e| e.closes());
@@ -154,9 +197,8 @@ impl Queue {
 
     /// Whether a range that overlaps `range` is closed to pins.
     pub(super) fn is_closed(&self, range: &PageRange) -> bool {
-        self.entries
-            .iter()
-            .any(|e| e.closes() && e.ranges.overlaps(range))
+        let closes = |e: &Entry| e.closes() && e.ranges.overlaps(range);
+        self.entries.iter().any(closes) || self.shelf().is_some_and(|s| s.overlaps(range))
     }
 
     /// The smallest range that has everything in it that is wanted of the lease of `range`.
@@ -170,9 +212,10 @@ impl Queue {
     /// [`settle`](Self::settle) from the last entry on, which has just come.
     #[inline]
     pub(super) fn settle_last(&mut self, record: u32, wakes: &mut Wakes) {
+        let shelved = self.shelf().is_some();
         match self.entries.as_mut_slice() {
             // The common case: nobody is before it, and nobody has been told to wake it.
-            [only] if matches!(only.what, What::Break(_)) => {
+            [only] if !shelved && matches!(only.what, What::Break(_)) => {
                 let left = left(record, only, self.ledger.as_deref());
                 only.set_state(match left {
                     0 => BreakState::Drained,
@@ -191,7 +234,7 @@ impl Queue {
 
     /// Brings everything from place `from` on up to date with what is before it: grants pins and leases
     /// and starts draining where nobody is in the way any more. One pass does, for nobody waits for later
-    /// ones.
+    /// ones; what is on the shelf is before everybody.
     pub(super) fn settle(&mut self, record: u32, from: usize, wakes: &mut Wakes) {
         for at in from..self.entries.len() {
             let (before, rest) = self.entries.split_at(at);
@@ -202,7 +245,7 @@ impl Queue {
             };
             let blocked =
                 |e: &Entry| e.keeps_waiting(&entry.what) && e.ranges.overlap(&entry.ranges);
-            if !waits || before.iter().any(blocked) {
+            if !waits || before.iter().any(blocked) || self.is_shelved(&entry.ranges, &entry.what) {
                 continue;
             }
             match &mut self.entries[at].what {
@@ -227,6 +270,7 @@ impl Queue {
                 _ => self.drain(record, at, wakes),
             }
         }
+        self.shelve(wakes);
     }
 
     /// A holder of `range` is gone: takes it off every break that waits for it. A lease that has been
@@ -255,6 +299,7 @@ impl Queue {
                 }
             }
         }
+        self.shelve(wakes);
     }
 
     /// Counts the holders that the break at place `at` waits for; it is drained if there are none.
@@ -278,9 +323,9 @@ impl Queue {
                 .waits
                 .add(since.elapsed());
         }
-        match &self.entries[at].what {
-            What::Retired(_) => self.tell_reclaimers(wakes),
-            _ => wakes.add(mem::take(&mut self.entries[at].bell)),
+        // Who waits for a retirement waits until it can be run: see `shelve`.
+        if !matches!(entry.what, What::Retired(_)) {
+            wakes.add(mem::take(&mut entry.bell));
         }
     }
 

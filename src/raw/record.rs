@@ -14,6 +14,7 @@ use crate::raw::arena::Arena;
 use crate::raw::entry::{Entry, What};
 use crate::raw::gate::Gate;
 use crate::raw::queue::Queue;
+use crate::raw::shelf::Shelf;
 use crate::raw::waits::Waits;
 use crate::raw::wakes::Wakes;
 use crate::raw::{scan, slots};
@@ -60,6 +61,7 @@ pub(crate) struct Counts {
     pub(crate) pins: usize,
     pub(crate) leases: usize,
     pub(crate) retired_pages: u64,
+    pub(crate) retired_failed: u64,
     /// The median, the 99th percentile and the longest of how long breaks have waited that had to.
     pub(crate) waits: [Option<Duration>; 3],
 }
@@ -141,8 +143,15 @@ impl Record {
     /// Wakes those who are to be woken. Not under the lock.
     pub(super) fn wake(&self, wakes: Wakes) {
         if !wakes.is_empty() {
-            self.rings.fetch_add(1, Ordering::Relaxed);
+            self.note(&wakes);
             wakes.ring();
+        }
+    }
+
+    /// Tells those who look at [`progress`](Self::progress) that somebody is about to be woken.
+    pub(super) fn note(&self, wakes: &Wakes) {
+        if !wakes.is_empty() {
+            self.rings.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -174,9 +183,14 @@ impl Record {
     /// Lets the gate say what the queue says is closed, and the mode.
     pub(super) fn publish_gate(&self, inner: &mut Inner) {
         let version = inner.tick();
+        let fenced = inner.mode.fenced;
         let closed = inner.queue.closed();
+        let chunks = inner.queue.shelf().map(Shelf::closed);
         self.gate
-            .publish(version, closed.as_slice(), inner.mode.fenced);
+            .publish(version, closed.as_slice(), chunks, fenced);
+        if let Some(ledger) = inner.queue.ledger_if_any() {
+            ledger.shelf.published();
+        }
     }
 
     /// What this record's pins carry in their slots.
@@ -276,13 +290,15 @@ impl Record {
             What::Retired(_) => Some(e.ranges.as_slice().iter().map(PageRange::len).sum::<u64>()),
             _ => None,
         });
+        let shelved = inner.queue.shelf();
         Counts {
             breaks: inner.breaks,
             waited: ledger.map_or(0, |l| l.waited),
             queued: inner.queue.len(),
             pins: scan::count(self.number, &[PageRange::ALL]),
             leases: ledger.map_or(0, |l| l.leases.len()),
-            retired_pages: pages.fold(0, u64::saturating_add),
+            retired_pages: pages.fold(shelved.map_or(0, Shelf::pages), u64::saturating_add),
+            retired_failed: ledger.map_or(0, |l| l.retired_failed),
             waits: [
                 waits(|w| w.percentile(50)),
                 waits(|w| w.percentile(99)),

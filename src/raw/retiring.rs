@@ -7,9 +7,11 @@ use std::any::Any;
 use std::mem;
 use std::sync::Arc;
 
+use crate::range::PageRange;
 use crate::raw::due::Claim;
 use crate::raw::entry::{BreakState, Ranges, Retired, What};
 use crate::raw::record::{Record, Shut};
+use crate::raw::told;
 use crate::raw::wait::{Rope, Via};
 use crate::raw::wakes::Wakes;
 
@@ -48,13 +50,15 @@ impl Record {
     pub(crate) fn set_durable(&'static self, lsn: u64) {
         let mut wakes = Wakes::default();
         let mut inner = self.inner.lock();
-        let ledger = inner.queue.ledger_mut();
-        if lsn > ledger.durable {
-            ledger.durable = lsn;
-            inner.queue.tell_reclaimers(&mut wakes);
-        }
+        inner.queue.set_durable(lsn, &mut wakes);
         drop(inner);
         self.wake(wakes);
+    }
+
+    /// A retirement of `pages` has come to its end without their blocks being freed, and nobody waits for it.
+    pub(crate) fn retired_in_vain(&'static self, pages: Option<PageRange>) {
+        self.inner.lock().queue.ledger_mut().retired_failed += 1;
+        told::retired_in_vain(pages);
     }
 
     /// A retirement that is ready, to be freed by the caller.
@@ -70,10 +74,10 @@ impl Record {
         if let Some(claim) = inner.queue.claim(Some(id)) {
             return Retirement::Claimed(claim);
         }
-        let Some(entry) = inner.queue.get(id) else {
+        let Some(bell) = inner.queue.retired_bell(id) else {
             return Retirement::Over;
         };
-        entry.bell.hang(&mut rope);
+        bell.hang(&mut rope);
         // The lock goes before what the rope has in it.
         drop(inner);
         Retirement::Waiting
@@ -84,16 +88,18 @@ impl Record {
         let Some(mut inner) = self.lock_to_drop() else {
             return;
         };
-        let bell = inner.queue.get(id).map(|e| mem::take(&mut e.bell));
+        let bell = inner.queue.retired_bell(id).map(mem::take);
         drop(inner);
         drop(bell);
     }
 
-    /// Whether some retirement is ready; else leaves a listener.
+    /// Whether some retirement is ready, or none is there and the guard closed, so that none will ever be; else
+    /// leaves a listener.
     pub(crate) fn poll_ready(&'static self, reclaimer: u64, via: Via<'_>) -> bool {
         let mut rope = Rope::from(via);
         let mut inner = self.inner.lock();
-        let ready = inner.queue.has_ready();
+        let none = inner.closed && !inner.queue.has_retired();
+        let ready = none || inner.queue.has_ready();
         if !ready {
             inner.queue.reclaimer_bell(reclaimer).hang(&mut rope);
         }

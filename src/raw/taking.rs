@@ -69,8 +69,7 @@ impl Record {
         let (range, location) = (taker.range, taker.location);
         let what = What::Taker(Box::new(taker));
         let ranges = Ranges::from(range);
-        let blocks = |e: &Entry| e.keeps_waiting(&what) && e.ranges.overlap(&ranges);
-        if inner.queue.iter().any(blocks) {
+        if inner.queue.is_taken(&ranges, &what) {
             let id = inner.tick();
             inner.queue.push(Entry::new(id, ranges, what));
             return Ok(Ticket::Waiting(id));
@@ -171,6 +170,8 @@ impl Record {
         let mut closed = inner.queue.iter().filter(|e| e.closes());
         let stranger = closed.any(|e| e.ranges.overlaps(&range) && !e.ranges.overlaps(&holds));
         drop(closed);
+        // What is drained waits for no pin.
+        let stranger = stranger || inner.queue.shelf().is_some_and(|s| s.overlaps(&range));
         let again = held.is_extension() && inner.queue.is_closed(&range);
         if stranger || again {
             return Err(Refusal::Breaking);

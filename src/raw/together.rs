@@ -9,6 +9,8 @@ use std::sync::Arc;
 use crate::raw::adapt::{Executed, Needs};
 use crate::raw::entry::{BreakState, Ranges, What};
 use crate::raw::record::{Record, Shut};
+use crate::raw::told;
+use crate::raw::turns::{Turn, Undo};
 use crate::raw::wait::Group;
 use crate::raw::wakes::Wakes;
 
@@ -18,8 +20,9 @@ impl Record {
     pub(crate) fn close_together(
         parts: &[(&'static Record, Ranges)],
         group: &Arc<Group>,
-    ) -> Result<Vec<u64>, Shut> {
+    ) -> Result<Vec<Turn>, Shut> {
         let mut all_wakes = Vec::with_capacity(parts.len());
+        let mut recalled = Vec::with_capacity(parts.len());
         let mut locked: Vec<_> = parts
             .iter()
             .map(|(record, _)| record.inner.lock())
@@ -31,13 +34,16 @@ impl Record {
         for ((record, ranges), inner) in parts.iter().zip(&mut locked) {
             let mut wakes = Wakes::default();
             inner.queue.recall(ranges.as_slice(), &mut wakes);
+            if told::LISTENED {
+                recalled.push(inner.queue.count_leases(ranges.as_slice()));
+            }
             let what = What::Break(BreakState::Queued);
             let id = record.write_down(inner, ranges.clone(), what);
             if let Some(entry) = inner.queue.get(id) {
                 entry.bell = group.bell();
             }
             ids.push(id);
-            all_wakes.push((record, wakes));
+            all_wakes.push((*record, wakes));
         }
         // Everything is closed before the first look, so one barrier does for all.
         let mut needs = Vec::with_capacity(parts.len());
@@ -46,6 +52,7 @@ impl Record {
             record.publish_gate(inner);
         }
         let executed = needs.iter().max().map_or(Executed::Fence, |n| n.execute());
+        let mut turns = Vec::with_capacity(parts.len());
         for (n, inner) in locked.iter_mut().enumerate() {
             let (record, wakes) = &mut all_wakes[n];
             // A barrier everywhere begins with a fence, also where it is refused.
@@ -53,12 +60,29 @@ impl Record {
                 Needs::Fence => Executed::Fence,
                 Needs::Everywhere | Needs::EverywhereTimed => executed,
             });
-            record.look(inner, ids[n], reached, wakes);
+            turns.push(record.look(inner, ids[n], reached, wakes));
         }
         drop(locked);
-        for (record, wakes) in all_wakes {
-            record.wake(wakes);
+        let undo = parts.iter().zip(&ids);
+        let undo: Vec<Undo> = undo
+            .map(|((record, _), id)| Undo { record, id: *id })
+            .collect();
+        Record::wake_together(all_wakes);
+        for (((_, ranges), turn), leases) in parts.iter().zip(&turns).zip(recalled) {
+            told::broke(!turn.drained);
+            told::recalled(ranges.as_slice(), leases);
         }
-        Ok(ids)
+        undo.into_iter().for_each(Undo::keep);
+        Ok(turns)
+    }
+
+    /// [`wake`](Self::wake), for several mappings: a waker that panics keeps no wake from anybody.
+    fn wake_together(all: Vec<(&'static Record, Wakes)>) {
+        let mut together = Wakes::default();
+        for (record, wakes) in all {
+            record.note(&wakes);
+            together.append(wakes);
+        }
+        together.ring();
     }
 }

@@ -88,6 +88,15 @@ pub(crate) fn left_behind(holders: usize) {
     let _ = holders;
 }
 
+/// A retirement has come to its end, its blocks have not been freed, and nobody waits for it.
+pub(crate) fn retired_in_vain(pages: Option<PageRange>) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!("layout_lease_retirements_failed_total").increment(1);
+    #[cfg(feature = "tracing")]
+    tracing::warn!(?pages, "the blocks of a retirement have not been freed");
+    let _ = pages;
+}
+
 /// A break has been called.
 pub(crate) fn broke(waits: bool) {
     #[cfg(feature = "metrics")]

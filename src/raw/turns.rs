@@ -10,7 +10,7 @@ use crate::raw::entry::{BreakState, Entry, Ranges, What};
 use crate::raw::record::{Inner, Record, Shut};
 use crate::raw::scan;
 use crate::raw::told;
-use crate::raw::wait::{Rope, Via};
+use crate::raw::wait::{Bell, Rope, Via};
 use crate::raw::wakes::Wakes;
 use crate::sync::{MutexGuard, Ordering};
 
@@ -22,6 +22,27 @@ pub(crate) struct Turn {
     pub(crate) drained: bool,
     /// When it was found that it has to wait.
     pub(crate) since: Option<Instant>,
+}
+
+/// Takes an entry out again if a waker panics inside the call that has put it in: then nobody gets the value
+/// that would have done so (I8).
+#[must_use]
+pub(super) struct Undo {
+    pub(super) record: &'static Record,
+    pub(super) id: u64,
+}
+
+impl Undo {
+    /// No waker has panicked.
+    pub(super) fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        self.record.reopen(self.id);
+    }
 }
 
 impl Record {
@@ -43,7 +64,9 @@ impl Record {
     fn break_alone(&'static self, mut inner: MutexGuard<'_, Inner>, range: PageRange) -> Turn {
         let id = inner.tick();
         inner.breaks += 1;
-        let publish = |inner: &mut Inner| self.gate.publish(id, &[range], inner.mode.fenced);
+        let publish = |inner: &mut Inner| {
+            self.gate.publish(id, &[range], None, inner.mode.fenced);
+        };
         let reached = self.close_gate(&mut inner, publish);
         if reached && scan::count(self.number, &[range]) == 0 {
             inner.queue.push_drained(id, range);
@@ -85,13 +108,18 @@ impl Record {
             0
         };
         let named = told::LISTENED.then(|| ranges.clone());
+        // What is retired stays so: somebody may be freeing its blocks already.
+        let stays = matches!(what, What::Retired(_));
         let turn = self.enter(&mut inner, ranges, what, &mut wakes);
         drop(inner);
+        let (record, id) = (self, turn.id);
+        let undo = (!stays).then(|| Undo { record, id });
         self.wake(wakes);
         if let Some(ranges) = named {
             told::broke(!turn.drained);
             told::recalled(ranges.as_slice(), recalled);
         }
+        undo.into_iter().for_each(Undo::keep);
         Ok(turn)
     }
 
@@ -219,7 +247,7 @@ impl Record {
             // The common case: nobody waits.
             if inner.queue.remove_quiet(id) {
                 let version = inner.tick();
-                self.gate.publish(version, &[], inner.mode.fenced);
+                self.gate.publish(version, &[], None, inner.mode.fenced);
                 return;
             }
         }
@@ -233,22 +261,35 @@ impl Record {
             return;
         };
         let mut wakes = Wakes::default();
+        let mut shelved = inner.queue.unshelve(id);
         let mut removed = self.take_out(&mut inner, id);
+        // First those who waited, then everybody: a pinner with a ticket goes before one without.
+        if let Some(shelved) = &mut shelved {
+            inner.queue.settle(self.number, 0, &mut wakes);
+            self.publish_gate(&mut inner);
+            Self::ring_retired(&mut inner, &mut shelved.bell, &mut wakes);
+        }
         if let Some((entry, at)) = &mut removed {
-            // First those who waited, then everybody: a pinner with a ticket goes before one without.
             inner.queue.settle(self.number, *at, &mut wakes);
             if entry.closes() {
                 self.publish_gate(&mut inner);
             }
             if let What::Retired(_) = entry.what {
-                // Its blocks have been freed by somebody, and somebody else may wait for that.
-                wakes.add(std::mem::take(&mut entry.bell));
-                inner.queue.tell_closing(&mut wakes);
+                Self::ring_retired(&mut inner, &mut entry.bell, &mut wakes);
             }
         }
         drop(inner);
-        drop(removed);
+        drop((removed, shelved));
         self.wake(wakes);
+    }
+
+    /// A retirement is over, and somebody else than who has run it may wait for that.
+    fn ring_retired(inner: &mut Inner, bell: &mut Bell, wakes: &mut Wakes) {
+        wakes.add(std::mem::take(bell));
+        inner.queue.tell_closing(wakes);
+        if inner.closed {
+            inner.queue.dismiss_reclaimers(wakes);
+        }
     }
 
     /// Closes `ranges` if nobody holds or wants them; else leaves everything as it was.

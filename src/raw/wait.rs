@@ -196,30 +196,48 @@ fn block_slowly<S: Step>(mut waitable: S) -> S::Output {
             return output;
         }
         if let Some(listener) = listener {
-            sleep(listener, &waitable, &mut told);
+            sleep(listener, None, &waitable, &mut told);
         }
     }
 }
 
-/// Sleeps until the bell is rung.
+/// Sleeps until the bell is rung; or until the deadline: `false`.
 #[cfg(not(feature = "tracing"))]
-fn sleep<S: Step>(listener: EventListener, _waitable: &S, _told: &mut u32) {
-    listener.wait();
+fn sleep<S: Step>(
+    listener: EventListener,
+    deadline: Option<Instant>,
+    _waitable: &S,
+    _told: &mut u32,
+) -> bool {
+    match deadline {
+        None => listener.wait(),
+        Some(deadline) => return listener.wait_deadline(deadline).is_some(),
+    }
+    true
 }
 
-/// Sleeps until the bell is rung, or for so long that it is to be told for whom; then look again.
+/// Sleeps until the bell is rung, or for so long that it is to be told for whom: then look again; or until the
+/// deadline: `false`.
 #[cfg(feature = "tracing")]
-fn sleep<S: Step>(listener: EventListener, waitable: &S, told: &mut u32) {
-    if listener
-        .wait_deadline(Instant::now() + told::LONG)
-        .is_some()
-    {
-        return;
+fn sleep<S: Step>(
+    listener: EventListener,
+    deadline: Option<Instant>,
+    waitable: &S,
+    told: &mut u32,
+) -> bool {
+    let long = Instant::now() + told::LONG;
+    let first = deadline.map_or(long, |deadline| deadline.min(long));
+    if listener.wait_deadline(first).is_some() {
+        return true;
+    }
+    if first < long {
+        return false;
     }
     if let Some(waiting) = waitable.waiting() {
         told::waits(&waiting, *told);
         *told += 1;
     }
+    true
 }
 
 /// `None`: still waiting.
@@ -227,12 +245,13 @@ pub(crate) fn block_until<S: Step>(waitable: &mut S, deadline: Instant) -> Optio
     if let Some(output) = spin(waitable, Some(deadline)) {
         return Some(output);
     }
+    let mut told = 0;
     loop {
         let mut listener = None;
         if let Poll::Ready(output) = waitable.step(Via::Thread(&mut listener)) {
             return Some(output);
         }
-        if listener?.wait_deadline(deadline).is_none() {
+        if !sleep(listener?, Some(deadline), waitable, &mut told) {
             // A last look: what we waited for may have come just now.
             if let Poll::Ready(output) = waitable.step(Via::Nobody) {
                 return Some(output);

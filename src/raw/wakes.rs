@@ -3,6 +3,8 @@
 //! Whoever changes the queue gathers here whom that concerns, and rings when it has let go of the lock: a
 //! waker is other people's code, see [`wait`](crate::raw::wait).
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use crate::raw::wait::Bell;
 
 /// Those to be woken once the lock is released.
@@ -26,20 +28,31 @@ impl Wakes {
         self.first.is_none()
     }
 
-    /// Wakes them all, also if one of the wakers panics.
+    /// Takes those of `others` in.
+    pub(super) fn append(&mut self, others: Wakes) {
+        let others = others.first.into_iter().chain(others.more);
+        others.for_each(|bell| self.add(bell));
+    }
+
+    /// Wakes them all, also if wakers panic: then the first panic goes on when all are woken.
     #[inline]
     pub(crate) fn ring(self) {
-        struct Rest<I: Iterator<Item = Bell>>(I);
-
-        impl<I: Iterator<Item = Bell>> Drop for Rest<I> {
-            fn drop(&mut self) {
-                self.0.by_ref().for_each(Bell::ring);
-            }
+        if self.more.is_empty() {
+            self.first.into_iter().for_each(Bell::ring);
+        } else {
+            self.ring_several();
         }
+    }
 
-        let mut rest = Rest(self.first.into_iter().chain(self.more));
-        for bell in rest.0.by_ref() {
-            bell.ring();
+    fn ring_several(self) {
+        let mut panicked = None;
+        for bell in self.first.into_iter().chain(self.more) {
+            // A bell is used up; there is nothing that could be half done.
+            let rung = catch_unwind(AssertUnwindSafe(|| bell.ring()));
+            panicked = panicked.or(rung.err());
+        }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use std::future::Future;
 use std::mem;
-use std::panic::{self, AssertUnwindSafe};
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -143,6 +142,46 @@ impl Wake for Inline {
     }
 }
 
+/// Whoever waited for a retirement to be run, when the guard was closed and there was none, or the last one was
+/// run or given up by the closing, slept for ever.
+#[test]
+fn i06_a_reclaimer_is_dismissed_by_the_closing() {
+    watched_for(SHORT, || {
+        for retired in [0, 1, 2] {
+            let guard = Arc::new(LayoutGuard::new(ExtentMap::new(16)));
+            guard.map().allocate(0..16).unwrap();
+            let pin = guard.try_pin(0..1).unwrap();
+            if retired > 0 {
+                drop(guard.retire_after(0..4, retired - 1));
+            }
+            let (bell, mut ready) = (Bell::new(), guard.retired_ready());
+            assert!(bell.poll(&mut ready).is_pending());
+            thread::scope(|s| {
+                let reclaimer = s.spawn(|| {
+                    while !guard.is_closed() {
+                        guard.retired_ready().wait();
+                    }
+                    guard.retired_ready().wait();
+                });
+                let mut closing = guard.close();
+                // As long as something is retired there may be work.
+                assert_eq!(bell.rung(), usize::from(retired == 0));
+                assert_eq!(bell.poll(&mut ready).is_ready(), retired == 0);
+                closing.assert_waits();
+                drop(pin);
+                closing.wait();
+                reclaimer.join().unwrap();
+            });
+            assert!(bell.rung() > 0, "{retired}");
+            if retired > 0 {
+                assert!(bell.poll(&mut ready).is_ready());
+            }
+            guard.retired_ready().now();
+            assert_eq!((guard.run_retired(), guard.stats().queued), (0, 0));
+        }
+    });
+}
+
 /// The wake came from inside the event's own lock, which the drop of the woken future wants, too: whoever
 /// dropped the last pin hung for ever.
 #[test]
@@ -187,33 +226,6 @@ fn i06_a_look_without_waiting_leaves_the_waker() {
     drop(breaking.now().unwrap());
     assert_eq!(bells[1].rung(), 1);
     assert!(matches!(bells[1].poll(&mut waiter), Poll::Ready(Ok(_))));
-}
-
-/// A waker that panics took the wakes of all the others with it.
-#[test]
-fn i06_a_waker_that_panics_keeps_no_wake_from_others() {
-    struct Broken;
-    impl Wake for Broken {
-        fn wake(self: Arc<Self>) {
-            panic!("a broken waker");
-        }
-    }
-    let guard = bare();
-    let proof = guard.try_break_layouts(0..4).unwrap();
-    let broken = Waker::from(Arc::new(Broken));
-    let (bell, mut waiters) = (Bell::new(), [(); 3].map(|()| guard.pin(0..1)));
-    for (n, waiter) in waiters.iter_mut().enumerate() {
-        let answer = match n {
-            0 => Pin::new(waiter).poll(&mut Context::from_waker(&broken)),
-            _ => bell.poll(waiter),
-        };
-        assert!(answer.is_pending());
-    }
-    let reopened = panic::catch_unwind(AssertUnwindSafe(|| drop(proof)));
-    assert!(reopened.is_err(), "the panic goes on");
-    assert_eq!(bell.rung(), 2);
-    drop(waiters);
-    assert_clean(&guard);
 }
 
 /// A retirement that goes on without its `Retired` kept the waker of the task that had waited for it, and

@@ -103,7 +103,10 @@ impl Run<'_> {
                 assert_eq!(real, twin);
                 failed(real, waited);
             }
-            (Some(Out::Ready), Answer::Ready) => count(Event::ReadyHeard),
+            (Some(Out::Ready), Answer::Ready) => count(match self.twin.has_ready() {
+                true => Event::ReadyHeard,
+                false => Event::ReadyNever,
+            }),
             (Some(Out::Recalled(lease, real)), Answer::Recalled(twin)) => {
                 assert!(twin == real, "wanted: {real}, twin: {twin:?}");
                 count(Event::RecallHeard);

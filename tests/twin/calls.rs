@@ -375,7 +375,7 @@ impl Twin {
                         let wanted = self.wanted(self.held(lease).pages);
                         wanted.map(Answer::Recalled)
                     }
-                    _ => self.first_ready().map(|_| Answer::Ready),
+                    _ => self.reclaimer_is_told().then_some(Answer::Ready),
                 };
             }
         };

@@ -398,6 +398,16 @@ impl Twin {
         (0..self.queue.len()).find(|&at| self.can_run(at))
     }
 
+    /// Whether a retirement can be run.
+    pub(crate) fn has_ready(&self) -> bool {
+        self.first_ready().is_some()
+    }
+
+    /// Whether whoever waits for work need not any more: there is some, or there never will be.
+    pub(super) fn reclaimer_is_told(&self) -> bool {
+        self.first_ready().is_some() || self.closed && self.retirements() == 0
+    }
+
     /// How many retirements there are.
     pub(crate) fn retirements(&self) -> u64 {
         self.queue
@@ -445,7 +455,7 @@ impl Twin {
         let id = match (&ticket.place, ticket.ask) {
             (Place::Outside(_), _) => return false,
             (Place::Failed(_), _) => return true,
-            (_, Ask::Ready) => return self.first_ready().is_some(),
+            (_, Ask::Ready) => return self.reclaimer_is_told(),
             (_, Ask::Recall(lease)) => return self.wanted(self.held(lease).pages).is_some(),
             (Place::Queued(id), _) => *id,
             (Place::Nowhere, ask) => unreachable!("{ask:?} has a place"),

@@ -114,6 +114,7 @@ events! {
     RetiredAtClose: "retirements run by a close",
     RetiredGivenUp: "retirements given up by a close",
     ReadyHeard: "retired_ready: there is work",
+    ReadyNever: "retired_ready: there never will be any",
     ReadyInVain: "retired_ready: there is none",
     ReadyTooLate: "retired_ready: another took it",
 }

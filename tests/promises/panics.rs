@@ -1,0 +1,154 @@
+//! Wakers that panic: they are the runtime's code, and run inside calls of ours. Found in the search for
+//! holes, each with its story.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{self, AssertUnwindSafe, resume_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+
+use layout_lease::{AnyGuard, LayoutLease, OpError, PageRange, break_layouts_of};
+
+use crate::support::{Ask, Bell, Engine, EngineError, assert_clean, bare, is_open, lease, pages};
+
+struct Broken;
+
+impl Wake for Broken {
+    fn wake(self: Arc<Self>) {
+        resume_unwind(Box::new("a broken waker")); // without a message
+    }
+}
+
+/// Polls with a waker that panics.
+fn poll_broken<F: Future + Unpin>(future: &mut F) {
+    let broken = Waker::from(Arc::new(Broken));
+    let answer = Pin::new(future).poll(&mut Context::from_waker(&broken));
+    assert!(answer.is_pending());
+}
+
+/// The panic of a waker goes on through the call that wakes it.
+fn panics<T>(call: impl FnOnce() -> T) -> Box<dyn Any + Send> {
+    let answer = panic::catch_unwind(AssertUnwindSafe(call));
+    answer.err().expect("the panic goes on")
+}
+
+/// A waker that panics took the wakes of all the others with it; and two of them the process.
+#[test]
+fn i06_a_waker_that_panics_keeps_no_wake_from_others() {
+    let guard = bare();
+    let proof = guard.try_break_layouts(0..4).unwrap();
+    let (bell, mut waiters) = (Bell::new(), [(); 4].map(|()| guard.pin(0..1)));
+    poll_broken(&mut waiters[0]);
+    poll_broken(&mut waiters[2]);
+    for n in [1, 3] {
+        assert!(bell.poll(&mut waiters[n]).is_pending());
+    }
+    panics(|| drop(proof));
+    assert_eq!(bell.rung(), 2);
+    drop(waiters);
+    assert_clean(&guard);
+}
+
+/// The task that waited for a recall panicked when it was woken, inside `break_layouts`: the pages were closed
+/// by then, and the value that would have opened them again was never made. They stayed closed for ever.
+#[test]
+fn i08_a_recall_that_panics_leaves_nothing_closed() {
+    let (guard, other) = (Arc::new(Engine::idle()), bare());
+    let shared = Arc::clone(&guard);
+    let parts: [(&dyn AnyGuard, PageRange); 2] = [(&*guard, pages(0, 4)), (&other, pages(0, 4))];
+    let calls: [(&str, &dyn Fn()); 8] = [
+        ("break_layouts", &|| drop(guard.break_layouts(0..4))),
+        ("break_layouts_arc", &|| {
+            drop(shared.break_layouts_arc(0..4))
+        }),
+        ("break_all", &|| {
+            drop(guard.break_all(&[pages(0, 1), pages(2, 3)]))
+        }),
+        ("break_leases", &|| drop(guard.break_leases(0..4))),
+        ("punch_hole", &|| drop(guard.punch_hole(0..4))),
+        ("truncate", &|| drop(guard.truncate(0))),
+        ("into_break", &|| {
+            let pin = guard.try_pin(0..1).unwrap();
+            drop(pin.into_break(&guard));
+        }),
+        ("break_layouts_of", &|| drop(break_layouts_of(&parts))),
+    ];
+    for (name, call) in calls {
+        let leases: [LayoutLease; 4] = [
+            lease(&guard, pages(0, 8)),
+            lease(&guard, pages(0, 8)),
+            lease(&other, pages(0, 8)),
+            lease(&other, pages(0, 8)),
+        ];
+        let (bell, mut recalls) = (Bell::new(), leases.each_ref().map(LayoutLease::recalled));
+        let [first, second, third, fourth] = &mut recalls;
+        poll_broken(first);
+        poll_broken(third);
+        assert!(bell.poll(second).is_pending() && bell.poll(fourth).is_pending());
+        panics(call);
+        // Everybody else has heard of it, in whichever guard.
+        let both = usize::from(name == "break_layouts_of");
+        assert_eq!(bell.rung(), 1 + both, "{name}");
+        assert!(
+            !leases[0].is_recalled() && !leases[2].is_recalled(),
+            "{name}"
+        );
+        drop(recalls);
+        drop(leases);
+        assert!(is_open(&guard, PageRange::ALL), "{name}: closed");
+        assert!(is_open(&other, PageRange::ALL), "{name}: closed");
+        assert_clean(&guard);
+        assert_clean(&other);
+    }
+    assert_eq!(guard.map().calls(), 0);
+}
+
+/// A retirement stays: somebody may be freeing its blocks already. But nobody waits for it.
+#[test]
+fn i08_a_recall_that_panics_detaches_a_retirement() {
+    let guard = Arc::new(Engine::guard(|_, _| Err(EngineError("no"))));
+    let held = lease(&guard, pages(0, 8));
+    let mut recalled = held.recalled();
+    poll_broken(&mut recalled);
+    panics(|| guard.retire(0..4));
+    assert_eq!((guard.stats().queued, guard.stats().retired_pages), (1, 4));
+    assert!(held.is_recalled());
+    drop(recalled);
+    drop(held);
+    let mut failures = Vec::new();
+    guard.run_retired_with(|pages, error| failures.push((pages, error)));
+    assert_eq!(failures, [(pages(0, 4), OpError::Map(EngineError("no")))]);
+    assert_clean(&guard);
+}
+
+/// The guard is closed all the same, and may be closed again.
+#[test]
+fn i08_a_recall_that_panics_leaves_nobody_in_the_queue_of_a_closed_guard() {
+    let guard = bare();
+    let held = lease(&guard, pages(0, 8));
+    let mut recalled = held.recalled();
+    poll_broken(&mut recalled);
+    panics(|| guard.close());
+    assert!(guard.is_closed());
+    assert_eq!(guard.stats().queued, 0);
+    drop(recalled);
+    drop(held);
+    guard.close().now();
+}
+
+/// A lease that shrank and woke a task that panicked said that it was as long as before.
+#[test]
+fn i08_a_wake_that_panics_leaves_a_lease_as_long_as_it_is() {
+    let guard = bare();
+    let mut held = lease(&guard, pages(0, 8));
+    let mut breaking = guard.break_layouts(4..8);
+    poll_broken(&mut breaking);
+    panics(|| held.shrink_to(..4));
+    assert_eq!(held.range(), pages(0, 4));
+    drop((breaking.now().unwrap(), breaking));
+    let mut breaking = guard.break_layouts(6..8);
+    drop(breaking.now().unwrap());
+    drop(held);
+    assert_clean(&guard);
+}
