@@ -52,6 +52,10 @@ hostile seconds="20":
 torture seconds="10":
     scripts/torture.sh --seconds {{ trim_start_match(seconds, "seconds=") }}
 
+# The examples on real files, on an overlay; `just examples all`: on three file systems.
+examples *which:
+    scripts/examples.sh {{ which }}
+
 # Every bench, for 12 minutes on an idle machine: BENCHMARKS.md, docs/plots and docs/performance.md.
 bench:
     scripts/bench.sh

@@ -10,7 +10,7 @@ scripts/spin.sh long
 PROPTEST_CASES=200000 cargo test --release --locked --test twin -- --nocapture
 HOSTILE_SECONDS=600 cargo test --release --locked --test hostile -- --nocapture
 scripts/torture.sh --seconds 3600
-MMAP_TRUNCATE_SECONDS=10 cargo test --release --locked --test mmap_truncate
+scripts/examples.sh all
 cargo run --release --locked --example pmem_kv -- demo --seconds 120
 scripts/tsan.sh
 scripts/asan.sh

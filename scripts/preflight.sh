@@ -46,10 +46,7 @@ step scripts/spin.sh     # the handshake under TSO, with membarrier
 step scripts/callgrind.sh
 step scripts/bench.sh --smoke
 step example pmem_kv demo --seconds 3
-step example mmap_truncate --seconds 2
-step example collision --seconds 1
-step example uring_pool --seconds 2
-step example async_engine --seconds 1
+step scripts/examples.sh
 step scripts/msrv.sh
 step scripts/safety.sh # whatever SAFETY.md names has run
 printf '\npreflight: %d s\n' "$((SECONDS - began))"

@@ -51,11 +51,23 @@ fn without_it_bytes_reach_freed_blocks() {
     }
 }
 
+/// A pin that never goes is a hang, not a pause: the program ends by itself, and says whose pin it is.
+#[test]
+fn a_lost_completion_is_a_hang_that_is_named() {
+    let args = ["--lose-one", "--patience", "1", "--op", "punch"];
+    let run = Run::of("collision", &args);
+    assert_eq!(run.status, Some(3));
+    assert!(run.text.contains("Punch hangs"));
+    assert!(run.text.contains("pin of pages"));
+    assert!(run.text.contains("examples/collision/main.rs:"));
+    assert!(run.text.contains("awaited for"));
+}
+
 #[test]
 fn it_says_how_it_is_used() {
     let help = Run::of("collision", &["--help"]);
     assert_eq!(help.status, Some(0));
-    for word in ["--seconds", "--no-lease", "--op", "--dir", "Exit status"] {
+    for word in ["--seconds", "--no-lease", "--lose-one", "--op", "--dir", "Exit status"] {
         assert!(help.text.contains(word), "{word}");
     }
     assert_eq!(

@@ -327,6 +327,33 @@ fn retire_against_close_with_a_pin_elsewhere() {
     });
 }
 
+/// I1, I7, I12: what waits for the log is listed in chunks, and one chunk after the other is replaced: what is
+/// closed stays closed meanwhile, and what is between is open.
+#[test]
+fn retired_chunks_against_pins() {
+    explore(2, || {
+        let guard = guard();
+        for page in [1, 3, 5] {
+            drop(guard.retire_after(page..page + 1, 1));
+        }
+        let engine = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                drop(guard.retire(7..8));
+                assert_eq!(guard.run_retired(), 1);
+            }
+        });
+        assert!(guard.try_pin(1..2).is_err(), "open, though it waits");
+        drop(guard.try_pin(2..3).unwrap());
+        assert!(guard.try_pin(5..6).is_err(), "open, though it waits");
+        if let Ok(pin) = guard.try_pin(7..8) {
+            device(&guard);
+            drop(pin);
+        }
+        engine.join().unwrap();
+    });
+}
+
 /// I3: two name two guards in opposite orders; and a pin of one of them is waited for in the same sleep.
 #[test]
 fn several_guards_in_opposite_orders() {

@@ -15,7 +15,7 @@ use rand::rngs::SmallRng;
 use rustix::fs::{Advice, fadvise, fstatfs};
 use tempfile::NamedTempFile;
 
-use crate::arena::{Arena, BLOCK, Buffer, WORDS};
+use crate::arena::{BLOCK, Buffer, WORDS};
 use crate::{Outcome, PAGES, Scene};
 
 /// Requests in flight.
@@ -121,7 +121,7 @@ impl Request {
     }
 
     /// It is complete: under the pin, there is what was read, and nothing else.
-    fn finish(self, arena: &Arena, answer: i32, reads: &mut Reads) -> io::Result<()> {
+    fn finish(self, scene: &Scene, answer: i32, reads: &mut Reads) -> io::Result<()> {
         let bytes = self.blocks.len() * BLOCK;
         if answer < 0 {
             return Err(io::Error::from_raw_os_error(-answer));
@@ -130,11 +130,14 @@ impl Request {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         for &block in &self.blocks {
-            reads.lost += arena.wrong(block, is_read);
+            reads.lost += scene.arena.wrong(block, is_read);
         }
         reads.requests += 1;
         reads.bytes += bytes as u64;
-        drop(self.pin);
+        match scene.lose_one.swap(false, Ordering::Relaxed) {
+            true => std::mem::forget(self.pin), // the mistake
+            false => drop(self.pin),
+        }
         Ok(())
     }
 }
@@ -176,7 +179,7 @@ pub(crate) fn run(scene: &Scene, random: &mut SmallRng) -> Outcome<Reads> {
         for completion in ring.completion() {
             let request = requests[completion.user_data() as usize].take();
             let request = request.ok_or("a completion of no request")?;
-            let done = request.finish(&scene.arena, completion.result(), &mut reads);
+            let done = request.finish(scene, completion.result(), &mut reads);
             failed = failed.or(done.err());
         }
     }

@@ -4,6 +4,7 @@
 //! ```text
 //! cargo run --release --example collision                with the lease: no byte may go astray
 //! cargo run --release --example collision -- --no-lease  without: see how easily it happens
+//! cargo run --release --example collision -- --lose-one  a pin that never goes: a hang, and whose
 //! ```
 //!
 //! For each of the five operations two threads run for a second. One reads a file into pages of a mapping,
@@ -53,9 +54,6 @@ use crate::remover::{Op, Removals};
 /// The pages that the device reads into, and the blocks that there are.
 const PAGES: u64 = 64;
 
-/// A hang is a failure: how long after its time an operation may still run.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Direct reads into a mapping, against the operations that free its blocks: counts the bytes that reach a
 /// block after it was freed.
 #[derive(Clone, Debug, Parser)]
@@ -73,6 +71,12 @@ struct Args {
     /// The same without breaks that wait
     #[arg(long)]
     no_lease: bool,
+    /// A mistake to watch: one completion is lost, and its pin with it; see how that is named
+    #[arg(long, conflicts_with = "no_lease")]
+    lose_one: bool,
+    /// A hang is a failure: how many seconds after its time an operation may still run
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    patience: u64,
 }
 
 const AFTER_HELP: &str = "\
@@ -88,6 +92,8 @@ struct Scene {
     elsewhere: Option<LayoutGuard<()>>,
     arena: Arc<Arena>,
     source: Arc<Source>,
+    /// The next completion is to be lost.
+    lose_one: AtomicBool,
     over: AtomicBool,
 }
 
@@ -165,9 +171,10 @@ fn run(args: &Args) -> Outcome<ExitCode> {
             elsewhere: args.no_lease.then(LayoutGuard::default),
             arena: Arc::clone(&arena),
             source: Arc::clone(&source),
+            lose_one: AtomicBool::new(args.lose_one),
             over: AtomicBool::new(false),
         };
-        let (reads, removals) = collide(&scene, op, Duration::from_secs(args.seconds))?;
+        let (reads, removals) = collide(&scene, op, args)?;
         row(op, &reads, &removals);
         astray += removals.hit + reads.lost;
         idle |= removals.pins == 0 || reads.requests == 0;
@@ -195,12 +202,14 @@ fn run(args: &Args) -> Outcome<ExitCode> {
 }
 
 /// Two threads, one operation.
-fn collide(scene: &Scene, op: Op, time: Duration) -> Outcome<(Reads, Removals)> {
+fn collide(scene: &Scene, op: Op, args: &Args) -> Outcome<(Reads, Removals)> {
+    let time = Duration::from_secs(args.seconds);
+    let patience = time + Duration::from_secs(args.patience);
     let mut random = SmallRng::from_os_rng();
     let mut device = SmallRng::from_rng(&mut random);
     let (done, ended) = mpsc::channel::<()>();
     thread::scope(|s| {
-        s.spawn(move || watch(scene, op, ended, time + PATIENCE));
+        s.spawn(move || watch(scene, op, ended, patience));
         let reads = s.spawn(move || device::run(scene, &mut device));
         let removals = remover::run(scene, op, Instant::now() + time, &mut random);
         scene.over.store(true, Ordering::Relaxed);

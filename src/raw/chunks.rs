@@ -143,6 +143,9 @@ impl Chunks {
     fn take_out(&mut self, at: usize, ranges: &mut Vec<PageRange>, place: usize) {
         let chunk = self.chunks.remove(at);
         ranges.splice(place..place, chunk.ranges());
+        if cfg!(lease_mutant = "chunk_given_back_early") {
+            return chunk.spill.give_back();
+        }
         self.old.push(chunk.spill);
     }
 

@@ -188,6 +188,7 @@ impl Record {
         let chunks = inner.queue.shelf().map(Shelf::closed);
         self.gate
             .publish(version, closed.as_slice(), chunks, fenced);
+        // Not before: the word may have led readers to chunks that were replaced.
         if let Some(ledger) = inner.queue.ledger_if_any() {
             ledger.shelf.published();
         }
