@@ -15,7 +15,7 @@ inline may_drain(id_) {
     fi
 }
 
-/* [take_out], [remove], [remove_alone] */
+/* [take_out], [remove], [remove_quiet] */
 inline take_out(id_) {
     state[id_] = NONE; pages[id_] = 0; remaining[id_] = 0; behind[id_] = 0;
 #if BREAKERS > 1

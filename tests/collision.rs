@@ -67,7 +67,14 @@ fn a_lost_completion_is_a_hang_that_is_named() {
 fn it_says_how_it_is_used() {
     let help = Run::of("collision", &["--help"]);
     assert_eq!(help.status, Some(0));
-    for word in ["--seconds", "--no-lease", "--lose-one", "--op", "--dir", "Exit status"] {
+    for word in [
+        "--seconds",
+        "--no-lease",
+        "--lose-one",
+        "--op",
+        "--dir",
+        "Exit status",
+    ] {
         assert!(help.text.contains(word), "{word}");
     }
     assert_eq!(

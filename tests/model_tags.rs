@@ -65,7 +65,7 @@ const MODELLED: &[&str] = &[
     "keeps_waiting",
     "refuse",
     "remove",
-    "remove_alone",
+    "remove_quiet",
     "settle",
     "settle_last",
     "released",

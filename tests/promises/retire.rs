@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::future::block_on;
 use layout_lease::maps::ExtentMap;
@@ -377,11 +377,7 @@ fn retire_with_a_reclaimer_thread() {
 
 #[test]
 fn retire_ten_thousand_and_run_them_all() {
-    const MANY: u64 = if cfg!(debug_assertions) {
-        2_000
-    } else {
-        10_000
-    };
+    const MANY: u64 = 10_000;
     watched(|| {
         let guard = Arc::new(Engine::idle());
         (0..MANY).for_each(|n| drop(guard.retire(n * 2..n * 2 + 1)));
@@ -392,6 +388,42 @@ fn retire_ten_thousand_and_run_them_all() {
         assert_eq!(guard.map().calls() as u64, MANY);
         assert_clean(&guard);
     });
+}
+
+/// With ten thousand retirements pending one more cost two milliseconds, and so did a break elsewhere: each
+/// listed all of them anew.
+#[test]
+fn retire_costs_no_more_with_ten_thousand_pending() {
+    const MANY: u64 = 10_000;
+    let cost = |pending: u64| {
+        let guard = Arc::new(Engine::idle());
+        // In no order: 7,919 is prime.
+        let pages = (0..pending).map(|n| 2 * (n * 7_919 % pending));
+        pages.for_each(|page| drop(guard.retire_after(page..page + 1, 1)));
+        let elsewhere = 2 * MANY..2 * MANY + 1;
+        let one = || {
+            assert_eq!(guard.retire(elsewhere.clone()).wait(), Ok(1));
+            drop(guard.break_layouts(elsewhere.clone()).wait().unwrap());
+            drop(guard.try_pin(elsewhere.clone()).unwrap());
+        };
+        let ten = |_| {
+            let began = Instant::now();
+            (0..10).for_each(|_| one());
+            began.elapsed() / 10
+        };
+        let least = (0..50).map(ten).min().unwrap();
+        assert_eq!(guard.stats().retired_pages, pending);
+        guard.durable(1);
+        assert_eq!(guard.run_retired(), pending);
+        assert_clean(&guard);
+        least
+    };
+    let (few, many) = (cost(10), cost(MANY));
+    println!("a retirement, a break and a pin: {few:?} with 10 pending, {many:?} with {MANY}");
+    assert!(
+        many < few * 20,
+        "{few:?} with 10 pending, {many:?} with {MANY}"
+    );
 }
 
 // ---- what goes wrong ------------------------------------------------------------------------------
