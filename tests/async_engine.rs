@@ -43,6 +43,9 @@ fn no_block_is_freed_under_a_task() {
         // It says who is in the way, and where in the source that one pinned.
         assert!(run.text.contains("pin of pages"));
         assert!(run.text.contains("examples/async_engine/tasks.rs:"));
+        // And what it could not do.
+        let in_memory = folder.starts_with("/dev/shm");
+        assert_eq!(run.text.contains("no direct reads and writes"), in_memory);
     }
 }
 

@@ -107,8 +107,11 @@ impl Engine {
         options.read(true).write(true);
         let o_direct = rustix::fs::OFlags::DIRECT.bits() as i32;
         let opened = options.clone().custom_flags(o_direct).open(named.path());
+        // In memory there is nothing to read from but memory, whatever the flag says.
+        const TMPFS: u64 = 0x0102_1994;
+        let in_memory = rustix::fs::fstatfs(&named)?.f_type as u64 == TMPFS;
         let (file, direct) = match opened {
-            Ok(file) => (file, true),
+            Ok(file) => (file, !in_memory),
             Err(_) => (options.open(named.path())?, false),
         };
         let engine = Engine {

@@ -508,9 +508,14 @@ fn retire_tells_a_detached_failure_to_who_runs_it() {
         (1, vec![(pages(0, 2), error()), (pages(5, 6), error())])
     );
     assert_clean(&guard);
-    // `run_retired` loses the error, and goes on.
+    assert_eq!(guard.stats().retired_failed, 2);
+    // `run_retired` only counts the error, and goes on.
     drop((guard.retire(0..2), guard.retire(20..21)));
     assert_eq!(guard.run_retired(), 1);
+    assert_eq!(guard.stats().retired_failed, 3);
+    // One that somebody waits for is told to him.
+    assert!(guard.retire(0..2).wait().is_err());
+    assert_eq!(guard.stats().retired_failed, 3);
     // A panic goes through, and what is left is run by the next call.
     drop((
         guard.retire(10..12),
@@ -523,6 +528,7 @@ fn retire_tells_a_detached_failure_to_who_runs_it() {
         assert!(guard.stats().retired_pages <= left + 1);
     }
     assert_eq!(guard.run_retired(), 0);
+    assert_eq!(guard.stats().retired_failed, 5);
     assert_clean(&guard);
     // Detached at the last moment: while the engine works.
     let (at_work, go_on) = (mpsc::channel::<()>(), mpsc::channel::<()>());
@@ -605,6 +611,11 @@ fn close_gives_up_what_is_not_durable() {
     assert_eq!(attached.now(), Ok(2));
     assert_eq!(late.wait(), Err(closed()));
     assert_eq!((guard.stats().queued, guard.stats().retired_pages), (0, 0));
+    assert_eq!(
+        guard.stats().retired_failed,
+        2,
+        "and nobody waited for them"
+    );
     guard.durable(u64::MAX);
     assert_eq!((guard.run_retired(), guard.map().calls()), (0, 2));
 }
