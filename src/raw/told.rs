@@ -2,6 +2,9 @@
 //!
 //! Only slow paths tell anything, and never under a lock, nor from the drop of a pin: whoever listens may do
 //! as it likes. Without the features nothing of this is compiled in.
+//!
+//! While a wait lasts, blocking calls tell of it, also those with a timeout. A future is not polled before it is
+//! woken, so its long wait is told when it is over.
 
 use std::time::Instant;
 
