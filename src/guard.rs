@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::holders::Holder;
 use crate::range::PageRange;
 use crate::raw::adapt::Barrier;
-use crate::raw::due::Claim;
 use crate::raw::record::Record;
+use crate::raw::shelf::Claim;
 
 /// Tracks who uses the pages of one mapping, and closes ranges of it until nobody does.
 ///

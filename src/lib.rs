@@ -145,6 +145,7 @@ one, registered buffers, a compactor. How it works is in [internals](docs::inter
 //! | `breaking`, `several` | [`BreakLayouts`]: close, wait; [`BreakMany`]: ranges of several guards in one wait |
 //! | `raw/turns`, `raw/together` | break and reopen; the same for several mappings |
 //! | `raw/gate` | which pages are closed, readable without a lock |
+//! | `raw/chunks`, `raw/spills` | very many of them; the tables for that |
 //! | `raw/barrier`, `raw/adapt` | the barrier between a store and a look; who pays for it |
 //! | `raw/scan` | which pins overlap some pages |
 //! | `raw/queue`, `raw/entry` | tickets; what becomes of each of them |
@@ -153,7 +154,7 @@ one, registered buffers, a compactor. How it works is in [internals](docs::inter
 //! | `drained` | [`Drained`]: the evidence; its drop reopens |
 //! | `block_map`, `block_op` | [`BlockMap`]: the engine's side; [`BlockOp`]: break, free, reopen |
 //! | `maps/extent`, `maps/space`, `maps/file` | block maps that ship |
-//! | `retire`, `raw/retiring`, `raw/due` | [`Retired`]: free later, when nobody uses it and the log is on media |
+//! | `retire`, `raw/retiring`, `raw/due`, `raw/shelf` | [`Retired`]: free later, when nobody uses it and the log is on media |
 //! | `closing`, `raw/ending` | [`Close`]: for good; and the end of a mapping |
 //! | `raw/record`, `raw/arena` | one mapping's gate and queue in one place; a table that never moves |
 //! | `holders`, `error`, `range` | the words they all use |

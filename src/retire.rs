@@ -13,8 +13,8 @@ use crate::drained::Drained;
 use crate::error::{BreakError, OpError};
 use crate::guard::{GuardRef, LayoutGuard, Verdict};
 use crate::range::PageRange;
-use crate::raw::due::Claim;
 use crate::raw::retiring::Retirement;
+use crate::raw::shelf::Claim;
 use crate::raw::wait::{Step, Via, waitable};
 use crate::sync::Mutex;
 

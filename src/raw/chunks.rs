@@ -14,8 +14,8 @@
 //! chunk, or see that the word has moved on ([`gate`](crate::raw::gate)). So a chunk that was replaced is kept
 //! until the gate has been published.
 
-use std::mem;
 use crate::sync::Ordering::Relaxed;
+use std::mem;
 
 use crate::range::PageRange;
 use crate::raw::spills::{Spill, overlaps};

@@ -4,12 +4,11 @@
 //! [`shelf`](crate::raw::shelf), and it is ready when what it waits for is on media, too; then whoever waits for
 //! it, whoever reclaims and whoever closes the guard are told, and one of them claims it.
 
-use std::any::Any;
 use std::sync::Arc;
 
-use crate::raw::entry::{BreakState, Entry, Ranges, What};
+use crate::raw::entry::{BreakState, Entry, What};
 use crate::raw::queue::Queue;
-use crate::raw::shelf::Shelf;
+use crate::raw::shelf::{Claim, Shelf};
 use crate::raw::wait::Bell;
 use crate::raw::wakes::Wakes;
 
@@ -149,11 +148,4 @@ fn claim(entry: &mut Entry) -> Option<Claim> {
         ranges: entry.ranges.clone(),
         job: Arc::clone(&retired.job),
     })
-}
-
-/// A retirement whose blocks are to be freed, by whoever has this.
-pub(crate) struct Claim {
-    pub(crate) id: u64,
-    pub(crate) ranges: Ranges,
-    pub(crate) job: Arc<dyn Any + Send + Sync>,
 }

@@ -38,7 +38,7 @@
 
 use crate::range::PageRange;
 use crate::raw::chunks::Chunks;
-use crate::raw::spills::{self, Pair, Spill};
+use crate::raw::spills::{self, ENTRY_SEEN, ENTRY_STORED, Pair, Spill};
 use crate::sync::Ordering::{self, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU64, MODEL};
 
@@ -60,17 +60,6 @@ const WORD_SEEN: Ordering = if cfg!(lease_mutant = "gate_load_relaxed") {
 } else {
     Acquire
 };
-pub(super) const ENTRY_STORED: Ordering = if cfg!(lease_mutant = "table_store_relaxed") {
-    Relaxed
-} else {
-    Release
-};
-pub(super) const ENTRY_SEEN: Ordering = if cfg!(lease_mutant = "table_load_relaxed") {
-    Relaxed
-} else {
-    Acquire
-};
-
 /// One gate: 88 bytes.
 #[repr(C)]
 pub(crate) struct Gate {

@@ -8,9 +8,9 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::range::PageRange;
-use crate::raw::due::Claim;
 use crate::raw::entry::{BreakState, Ranges, Retired, What};
 use crate::raw::record::{Record, Shut};
+use crate::raw::shelf::Claim;
 use crate::raw::told;
 use crate::raw::wait::{Rope, Via};
 use crate::raw::wakes::Wakes;

@@ -19,10 +19,16 @@ use std::sync::Arc;
 
 use crate::range::PageRange;
 use crate::raw::chunks::Chunks;
-use crate::raw::due::Claim;
 use crate::raw::entry::{Entry, Ranges, Retired, What};
 use crate::raw::wait::Bell;
 use crate::raw::wakes::Wakes;
+
+/// A retirement whose blocks are to be freed, by whoever has this.
+pub(crate) struct Claim {
+    pub(crate) id: u64,
+    pub(crate) ranges: Ranges,
+    pub(crate) job: Arc<dyn Any + Send + Sync>,
+}
 
 /// Drained retirements.
 #[derive(Default)]

@@ -9,11 +9,22 @@ use std::sync::OnceLock;
 
 use crate::range::PageRange;
 use crate::raw::arena::Arena;
-use crate::raw::gate::{ENTRY_SEEN, ENTRY_STORED};
+use crate::sync::Ordering::{self, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU64, MODEL, Mutex, process_static};
 
 /// The shortest table has room for 2^`SHORTEST` ranges.
 const SHORTEST: u32 = if MODEL { 1 } else { 4 };
+
+pub(super) const ENTRY_STORED: Ordering = if cfg!(lease_mutant = "table_store_relaxed") {
+    Relaxed
+} else {
+    Release
+};
+pub(super) const ENTRY_SEEN: Ordering = if cfg!(lease_mutant = "table_load_relaxed") {
+    Relaxed
+} else {
+    Acquire
+};
 
 /// A range, as readers find it; or, in an index, the end of the last range of a part and its place.
 #[repr(C)]
