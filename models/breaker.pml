@@ -45,7 +45,7 @@ proctype breaker(byte id; byte me) {
 #endif
 
 idle:
-    atomic { /* [close_ranges], [start_break], [enter], [write_down] */
+    atomic { /* [close_ranges], [start_break], [enter], [write_down]; [break_alone], where nobody is before it */
 #if BREAKS
         if
         :: breaks < BREAKS && !locked -> breaks++
@@ -235,7 +235,7 @@ second:
     fi;
 #endif
     atomic {
-        conclude(me, id, n);
+        conclude(me, id, n); /* or [push_drained] */
         drain_all(me);
 #ifdef CANCEL
         if

@@ -26,6 +26,7 @@ const MODELLED: &[&str] = &[
     "close_ranges",
     "start_break",
     "enter",
+    "break_alone",
     "write_down",
     "close_gate",
     "look",
@@ -74,6 +75,7 @@ const MODELLED: &[&str] = &[
     "left",
     "set_drained",
     "conclude",
+    "push_drained",
     // wait.rs, record.rs
     "spin",
     "hang",
