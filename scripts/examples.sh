@@ -10,12 +10,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export binaries=${CARGO_TARGET_DIR:-target}/release/examples
-cargo build --release --locked --example mmap_truncate --example collision --example uring_pool --example async_engine
+cargo build --release --locked --example mmap_truncate --example collision --example segment_store --example uring_pool \
+    --example async_engine
 
 run() { # folder
     printf '\n== %s: %s\n' "$1" "$(stat -f -c %T "$1")"
     "$binaries/mmap_truncate" --seconds 2 --dir "$1"
     "$binaries/collision" --seconds 1 --dir "$1"
+    "$binaries/segment_store" --seconds 1 --dir "$1"
     "$binaries/uring_pool" --seconds 2 --dir "$1"
     "$binaries/async_engine" --seconds 2 --dir "$1"
 }
