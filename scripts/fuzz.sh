@@ -58,7 +58,7 @@ for name in "${targets[@]}"; do
     log=$target/$name.log
     mkdir -p "$target/corpus/$name" "$corpus/$name"
     if ! LEASE_FUZZ_TARGET=$name "$binary" "$target/corpus/$name" "$corpus/$name" \
-        -max_total_time="$seconds" -max_len=512 -timeout=60 -rss_limit_mb=4096 \
+        -max_total_time="$seconds" -max_len=512 -timeout=300 -rss_limit_mb=4096 \
         -artifact_prefix="$target/failed/$name-" -print_final_stats=1 >"$log" 2>&1; then
         tail -n 40 "$log"
         echo "$name: FAILED; $(grep -m 1 -o 'Test unit written to .*' "$log")"
