@@ -18,6 +18,7 @@
 
 use core::fmt;
 use core::ops::RangeBounds;
+use core::panic::RefUnwindSafe;
 
 pub use self::answers::{Extent, ExtentError};
 use self::state::State;
@@ -96,6 +97,9 @@ pub struct ExtentMap {
     state: Mutex<State>,
     blocks: u64,
 }
+
+// No code but its own runs under its lock, so nobody's panic leaves it half changed.
+impl RefUnwindSafe for ExtentMap {}
 
 impl ExtentMap {
     /// A map of length 0 over the blocks `0..blocks`, all of them free.

@@ -5,6 +5,7 @@
 //! in a table that never moves, 192 bytes each, and are recycled when neither a guard nor a pin is left
 //! (I9). What happens to a record is told in [`protocol`](crate::raw::protocol).
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 use crate::holders::{Holder, HolderKind};
@@ -45,6 +46,11 @@ pub(super) struct Inner {
     pub(super) closed: bool,
     pub(super) breaks: u64,
 }
+
+// A panic of an engine's code leaves no record half changed: block maps run without its lock, and what a waker's
+// panic would leave open, the call that woke it undoes. So users need not assert it where they catch panics.
+impl UnwindSafe for Record {}
+impl RefUnwindSafe for Record {}
 
 #[cfg(not(any(lease_loom, lease_shuttle)))]
 const _: () = assert!(size_of::<Record>() <= 192);
