@@ -48,9 +48,9 @@ mod real {
 
     /// A constructor that is `const` except under the model checker.
     macro_rules! const_new {
-        ($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty)?) -> Self $body:block) => {
+        ($(#[$attr:meta])* $vis:vis fn $name:ident() -> Self $body:block) => {
             $(#[$attr])*
-            $vis const fn $name($($arg: $ty)?) -> Self $body
+            $vis const fn $name() -> Self $body
         };
     }
 

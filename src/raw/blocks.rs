@@ -177,15 +177,10 @@ process_static! {
     static POOL: Mutex<VecDeque<&'static Block>> = Mutex::new(VecDeque::new());
 }
 
-process_static! {
-    /// A slot that is never free, and in no block.
-    static NONE: Slot = Slot::taken();
-}
-
 thread_cell! {
-    /// The slot at hand, which was filled last; `NONE` where the slow way must look.
+    /// The slot at hand, which was filled last; `None` where the slow way must look.
     // INVARIANT: it is of a block of this thread, below its mark `used`, and not foreign.
-    static NEXT: Cell<&'static Slot> = Cell::new(&NONE);
+    static NEXT: Cell<Option<&'static Slot>> = Cell::new(None);
 }
 
 thread_cell! {
@@ -198,7 +193,7 @@ thread_cell! {
 #[inline]
 fn put_at_hand(near: &'static [Slot]) {
     if let Some((first, behind)) = near.split_first() {
-        NEXT.with(|next| next.set(first));
+        NEXT.with(|next| next.set(Some(first)));
         BEHIND.with(|cell| cell.set(behind));
     }
 }
@@ -206,7 +201,7 @@ fn put_at_hand(near: &'static [Slot]) {
 /// From now on the slow way must look.
 fn put_away() {
     // They fail only where the cells are gone already.
-    NEXT.try_with(|next| next.set(&NONE)).ok();
+    NEXT.try_with(|next| next.set(None)).ok();
     BEHIND.try_with(|behind| behind.set(&[])).ok();
 }
 
@@ -353,7 +348,7 @@ pub(crate) fn publish(
 /// at once.
 #[inline(always)]
 pub(super) fn at_hand() -> Option<&'static Slot> {
-    let slot = NEXT.with(Cell::get);
+    let slot = NEXT.with(Cell::get)?;
     if slot.is_free() {
         return Some(slot);
     }
@@ -361,7 +356,7 @@ pub(super) fn at_hand() -> Option<&'static Slot> {
     if !slot.is_free() {
         return None;
     }
-    NEXT.with(|next| next.set(slot));
+    NEXT.with(|next| next.set(Some(slot)));
     BEHIND.with(|cell| cell.set(behind));
     Some(slot)
 }

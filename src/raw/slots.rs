@@ -30,7 +30,7 @@
 use std::panic::Location;
 
 use crate::range::PageRange;
-use crate::sync::{AtomicCell, AtomicU64, MODEL, Ordering, const_new};
+use crate::sync::{AtomicCell, AtomicU64, MODEL, Ordering};
 
 /// Slots in a block: with the header, a block is 2 KiB. Two under the model checker, so that full
 /// blocks and growth are the common case.
@@ -64,27 +64,12 @@ pub(crate) struct Snapshot {
 }
 
 impl Slot {
-    const_new! {
-        pub(super) fn new() -> Self {
-            Self::owned_by(0)
-        }
-    }
-
-    const_new! {
-        /// One that nobody will ever find free.
-        pub(super) fn taken() -> Self {
-            Self::owned_by(u64::MAX)
-        }
-    }
-
-    const_new! {
-        fn owned_by(owner: u64) -> Self {
-            Self {
-                owner: AtomicU64::new(owner),
-                start: AtomicU64::new(0),
-                end: AtomicU64::new(0),
-                location: AtomicCell::new(None),
-            }
+    pub(super) fn new() -> Self {
+        Self {
+            owner: AtomicU64::new(0),
+            start: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+            location: AtomicCell::new(None),
         }
     }
 

@@ -105,9 +105,9 @@ macro_rules! process_static {
 }
 
 macro_rules! const_new {
-    ($(#[$attr:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty)?) -> Self $body:block) => {
+    ($(#[$attr:meta])* $vis:vis fn $name:ident() -> Self $body:block) => {
         $(#[$attr])*
-        $vis fn $name($($arg: $ty)?) -> Self $body
+        $vis fn $name() -> Self $body
     };
 }
 
