@@ -192,7 +192,7 @@ impl Mode {
                     self.price = if paid > self.price {
                         (self.price + step).min(paid)
                     } else {
-                        (self.price - step).max(paid)
+                        self.price.saturating_sub(step).max(paid)
                     };
                 }
                 self.trusted = self.fenced;
