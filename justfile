@@ -76,13 +76,13 @@ msrv:
 fuzz seconds="60" *targets:
     scripts/fuzz.sh {{ seconds }} {{ targets }}
 
-# ThreadSanitizer: the edges, with a control for each, and the tests with threads. `just tsan edges`: those alone.
+# ThreadSanitizer: the edges and the tests with threads. `just tsan edges`: those alone; `just tsan controls`: broken edges.
 tsan *what:
     scripts/tsan.sh {{ what }}
 
 # AddressSanitizer: the tests, and the examples with `unsafe`.
-asan:
-    scripts/asan.sh
+asan *what:
+    scripts/asan.sh {{ what }}
 
 # What is too long for every change.
 nightly:

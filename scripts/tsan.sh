@@ -2,8 +2,9 @@
 # ThreadSanitizer: data races, that is accesses which no edge of the crate orders. docs/orderings.md says what it
 # can see and what not.
 #
-#   scripts/tsan.sh            everything
-#   scripts/tsan.sh edges      the edges and their controls alone
+#   scripts/tsan.sh            everything but the controls
+#   scripts/tsan.sh edges      the edges alone
+#   scripts/tsan.sh controls   the mutants of the edges; stops at the first that is not reported
 SANITIZER=thread
 # shellcheck source=scripts/sanitizer.sh
 . "$(dirname "$0")/sanitizer.sh"
@@ -22,18 +23,22 @@ suppressions="suppressions=$PWD/$target/suppressions"
 export RUST_BACKTRACE=0
 
 export TSAN_OPTIONS="halt_on_error=1 $suppressions"
+# Not part of the full run: none of these has been seen to be reported (docs/orderings.md).
+if [ "${1:-}" = controls ]; then
+    for broken in \
+        slot_clear_relaxed:slot_cleared_then_scanned \
+        scan_owner_relaxed:slot_cleared_then_scanned \
+        slot_free_relaxed:slot_cleared_refilled \
+        slot_fill_relaxed:slot_cleared_refilled \
+        gate_store_relaxed:gate_opened_then_pinned \
+        gate_load_relaxed:gate_opened_then_pinned \
+        token_made_relaxed:token_made \
+        token_redeemed_relaxed:token_made; do
+        control "${broken%%:*}" 'WARNING: ThreadSanitizer: data race' edges "${broken##*:}"
+    done
+    exit 0
+fi
 sanitized none test --test edges -- --test-threads 1
-for broken in \
-    slot_clear_relaxed:slot_cleared_then_scanned \
-    scan_owner_relaxed:slot_cleared_then_scanned \
-    slot_free_relaxed:slot_cleared_refilled \
-    slot_fill_relaxed:slot_cleared_refilled \
-    gate_store_relaxed:gate_opened_then_pinned \
-    gate_load_relaxed:gate_opened_then_pinned \
-    token_made_relaxed:token_made \
-    token_redeemed_relaxed:token_made; do
-    control "${broken%%:*}" 'WARNING: ThreadSanitizer: data race' edges "${broken##*:}"
-done
 [ "${1:-}" != edges ] || exit 0
 
 export TSAN_OPTIONS="exitcode=0 $suppressions"

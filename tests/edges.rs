@@ -3,13 +3,13 @@
 //! **What it shows.** Two or three threads touch the same plain memory, a "disk block", in a fixed order. What
 //! orders them is one edge of the crate and nothing else: the threads tell each other how far they are by
 //! relaxed flags, which order nothing. So if the edge were missing, the two accesses would be a data race, and
-//! ThreadSanitizer says so (`scripts/tsan.sh`; with the edge's mutant it must). As ordinary tests they see
-//! what this machine shows, which on x86 is little: they are written for the sanitizer.
+//! ThreadSanitizer should say so (`scripts/tsan.sh controls` tries it with the edge's mutant; it has not been
+//! seen to). As ordinary tests they see what this machine shows, which on x86 is little.
 //!
 //! **Why single shots.** In a loop the threads order each other by accident, through the mapping's lock or a
 //! slot of the round before, and the sanitizer, which follows every release and acquire, is content.
 //!
-//! | test | edge | mutant that must be reported |
+//! | test | edge | mutant to try |
 //! | --- | --- | --- |
 //! | `slot_cleared_then_scanned` | slot cleared, seen free by a scan | `slot_clear_relaxed`, `scan_owner_relaxed` |
 //! | `slot_cleared_refilled_then_scanned` | slot cleared, refilled by its owner, scanned | `slot_free_relaxed`, `slot_fill_relaxed` |
@@ -472,7 +472,7 @@ fn pin_dropped_then_map_dropped() {
 // -------------------------------------------------------------------------------- freed memory
 
 /// The block's memory is freed under a proof: whoever got a pin now would read it. With the mutant
-/// `gate_ignored` somebody does, and AddressSanitizer must say so (`scripts/asan.sh`).
+/// `gate_ignored` somebody does, and AddressSanitizer should say so (`scripts/asan.sh controls`).
 #[test]
 fn memory_freed_then_not_pinned() {
     each_barrier::<()>(|guard| {
