@@ -84,6 +84,18 @@ tsan *what:
 asan *what:
     scripts/asan.sh {{ what }}
 
+# The library with each set of its features.
+features:
+    scripts/features.sh
+
+# What would be published: packed, and built from that.
+package:
+    scripts/package.sh
+
+# Licences, sources and duplicates of the dependencies: `just licences advisories` for those as well.
+licences *what:
+    scripts/licences.sh {{ what }}
+
 # What is too long for every change.
 nightly:
     scripts/nightly.sh

@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 scripts/preflight.sh
 scripts/mutants.sh | tee -a "${CARGO_TARGET_DIR:-target}/preflight.log"
 scripts/safety.sh --all
+scripts/features.sh
+scripts/licences.sh advisories
 scripts/shuttle.sh long
 scripts/spin.sh long
 PROPTEST_CASES=200000 cargo test --release --locked --test twin -- --nocapture

@@ -48,5 +48,6 @@ step scripts/bench.sh --smoke
 step example pmem_kv demo --seconds 3
 step scripts/examples.sh
 step scripts/msrv.sh
+step scripts/package.sh # what users would get
 step scripts/safety.sh # whatever SAFETY.md names has run
 printf '\npreflight: %d s\n' "$((SECONDS - began))"
