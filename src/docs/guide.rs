@@ -251,6 +251,11 @@
 //!   ([`TryPinError::Breaking`](crate::TryPinError::Breaking)) finds the new place when it looks again, and need not wait.
 //! - Blocks that the media still names are not reused: a crash would find them.
 //!
+//! A thread that alone frees needs no pin of the old place: nobody else takes it away. Where pages *are* the places, as in
+//! a log of segments on one file, hand a segment out again after the proof is gone, for under it the next owner's pins
+//! are refused. A map of your own cannot call a map that ships, whose methods take proofs of their own kind: keep the
+//! free list beside the guard. `examples/segment_store` does all of this on a plain file, with `maps::FileBlocks`.
+//!
 //! To move pages from one file into another under one proof, break both with
 //! [`break_layouts_of`](crate::break_layouts_of): one order for all, so two who do it in opposite directions do not
 //! deadlock.

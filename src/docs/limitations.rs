@@ -29,6 +29,8 @@
 //! - A thread that breaks pages which it holds: use [`into_break`](crate::PagePin::into_break).
 //! - A thread that holds one pin and waits for another, whose pages are being broken by one who waits for the first: pin
 //!   all pages at once, or [extend](crate::PagePin::extend).
+//! - A thread that waits for a break or a pin while it has a lock of the engine's, which a holder of the pages needs to
+//!   go on: wait without the lock, or take it and [try](crate::LayoutGuard::try_break_layouts).
 //! - A block map that pins or breaks pages of its own proof, while it is called.
 //! - A break of the pages of a [`LeaseFree`](crate::LeaseFree) that is still held.
 //! - [`close`](crate::LayoutGuard::close), waited for with a proof in hand.
