@@ -222,7 +222,8 @@ def summary(results, verdict):
     middle = lambda *key: number(spread(results.rounds(*key))[0])
     rows = []
     for case in [EMPTY] + MODES + ["haphazard", "crossbeam-epoch", "seize", "Arc clone", "ShardedLock", "parking_lot RwLock", "std RwLock", "Mutex<BTreeMap>"]:
-        rows.append([case, middle("peers", "one thread", case), middle("peers", "two threads", case)])
+        name = f"`{case}`" if "<" in case else case
+        rows.append([name, middle("peers", "one thread", case), middle("peers", "two threads", case)])
     pins = table(["pin and drop, ns", "1 thread", "2 threads, one page"], rows)
     columns = ["idle", "other core pinning", "frequent", "rare"]
     rows = [[case] + [middle("break", group, case) for group in columns] for case in MODES]
