@@ -231,7 +231,7 @@ def summary(results, verdict):
     locks = [middle("break", group, "parking_lot write") if group != "rare" else "–" for group in columns]
     rows += [["membarrier"] + control, ["parking_lot write"] + locks]
     breaks = table(["break of an idle page, ns"] + columns, rows)
-    return "\n".join([f"Medians of the run in [BENCHMARKS.md](../BENCHMARKS.md); {verdict}.", "", pins, "", breaks])
+    return "\n".join([f"Medians of the run in `BENCHMARKS.md`; {verdict}.", "", pins, "", breaks])
 
 
 def draw(results, folder):
