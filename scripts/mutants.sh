@@ -4,71 +4,85 @@
 #   scripts/mutants.sh            all mutants
 #   scripts/mutants.sh NAME ...   these
 #
-# A mutant is a value of `--cfg lease_mutant` that the crate's source knows. It counts as killed only if
-# it compiles and the model that scripts/mutant-models names for it fails on it; and all models must pass
-# on the crate as it is. Prints the table: mutant, verdict, model, seconds.
+# The models' build has every mutant in it (`mutant!` and `order!` in src/sync/model.rs); which one a process
+# is, LEASE_MUTANT says. First all models must pass on the crate as it is. Then each mutant counts as killed
+# only if the model that scripts/mutant-models names for it fails: not if it does not end in time, and not if
+# there is no such model. One that is marked `open` there has not been seen to be killed yet. Prints the table: mutant, verdict, model, seconds.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+export RUST_BACKTRACE=0
 target=${CARGO_TARGET_DIR:-target}/loom
-wrapper=$target/mutants
-mkdir -p "$wrapper"
+logs=$target/mutants
+at_once=${MUTANT_JOBS:-2}
+mkdir -p "$logs"
+rm -f "$logs"/*.{log,bad}
 
 mutants=("$@")
 if [ ${#mutants[@]} -eq 0 ]; then
-    # Every mutant that the source knows, except the broken control of the hostile test.
-    mapfile -t mutants < <(grep -rhoE 'lease_mutant = "[a-z_]+"' src | cut -d'"' -f2 | sort -u | grep -vx gate_ignored)
+    mapfile -t mutants < <(grep -v '^#' scripts/mutant-models | awk '{print $1}')
 fi
 
-build() { # name
-    RUSTFLAGS="--cfg lease_loom" CARGO_TARGET_DIR=$target \
-        RUSTC_WORKSPACE_WRAPPER=$(scripts/mutant-rustc.sh "$wrapper" "$1") \
-        cargo test --release --locked --test loom_core --test loom_leases --no-run --message-format=json \
-        2>"$wrapper/$1.log" | grep -oE '"executable":"[^"]+"' | cut -d'"' -f4
-}
-
-models_of() { # binary
-    "$1" --list --format terse | sed -n 's/: test$//p'
-}
-
-run() { # model, among the binaries
-    local binary
-    for binary in $binaries; do
-        if models_of "$binary" | grep -qx "$1"; then
-            RUST_BACKTRACE=0 timeout 300 "$binary" --exact "$1" --nocapture
-            return
-        fi
-    done
-    echo "no such model: $1"
-}
-
-survivors=0
-printf '%-22s %-9s %-48s %s\n' mutant verdict model seconds
-for mutant in none "${mutants[@]}"; do
-    start=$SECONDS
-    binaries=$(build "$mutant")
-    if [ "$(wc -w <<<"$binaries")" -ne 2 ]; then
-        printf '%-22s %-9s\n' "$mutant" 'NO BUILD'
-        survivors=$((survivors + 1))
-        continue
-    fi
-    if [ "$mutant" = none ]; then
-        models=$(for binary in $binaries; do models_of "$binary"; done)
-    else
-        models=$(awk -v m="$mutant" '$1 == m {print $2}' scripts/mutant-models)
-    fi
-    killer=
-    for model in $models; do
-        run "$model" >"$wrapper/$mutant.$model.log" 2>&1 && continue
-        killer=$model
-        break
-    done
-    case $mutant,$killer in
-    none,) verdict=passes ;;
-    none,*) verdict=BROKEN ; survivors=$((survivors + 1)) ;;
-    *,) verdict=SURVIVES ; survivors=$((survivors + 1)) ;;
-    *) verdict=killed ;;
-    esac
-    [ "$mutant" = none ] && models=all
-    printf '%-22s %-9s %-48s %s\n' "$mutant" "$verdict" "${killer:-${models:-no model is named}}" "$((SECONDS - start))"
+start=$SECONDS
+executables=$(scripts/models.sh --no-run --message-format=json 2>"$logs/build.log" |
+    grep -oE '"executable":"[^"]+"' | cut -d'"' -f4)
+declare -A binary_of
+for binary in $executables; do
+    while read -r model; do
+        binary_of[$model]=$binary
+    done < <("$binary" --list --format terse | sed -n 's/: test$//p')
 done
-[ "$survivors" -eq 0 ]
+if [ ${#binary_of[@]} -eq 0 ]; then
+    cat "$logs/build.log"
+    echo 'NO BUILD'
+    exit 1
+fi
+printf 'built in %d s\n\n' $((SECONDS - start))
+
+row() { # mutant, verdict, model, seconds
+    printf '%-26s %-10s %-52s %s\n' "$@"
+}
+
+as_it_is() { # model
+    local start=$SECONDS verdict=passes log=$logs/none.$1.log
+    timeout "${MODEL_SECONDS:-600}" "${binary_of[$1]}" --exact "$1" --nocapture >"$log" 2>&1 || verdict=BROKEN
+    row none $verdict "$1 ($(sed -nE 's/.*: ([0-9]+) schedules/\1/p' "$log" | paste -sd+))" $((SECONDS - start))
+    [ $verdict = passes ] || touch "$logs/none.$1.bad"
+}
+
+mutated() { # mutant
+    local start=$SECONDS verdict=SURVIVES model log=$logs/$1.log status=0
+    model=$(awk -v m="$1" '$1 == m {print $2}' scripts/mutant-models)
+    if [ -z "$model" ] || [ -z "${binary_of[$model]:-}" ]; then
+        verdict='NO MODEL'
+    else
+        LEASE_MUTANT=$1 timeout "${MODEL_SECONDS:-600}" "${binary_of[$model]}" --exact "$model" >"$log" 2>&1 || status=$?
+        # A test that failed, or that aborted because it panicked while unwinding. Anything else tells nothing.
+        case $status in
+        101 | 134) ! grep -q 'panicked at' "$log" || verdict=killed ;;
+        124) verdict=TIMEOUT ;;
+        esac
+    fi
+    # Of one that scripts/mutant-models calls open it is not known yet.
+    [ "$verdict" != SURVIVES ] || ! grep -qE "^$1 +[a-z0-9_]+ +open$" scripts/mutant-models || verdict=open
+    row "$1" "$verdict" "${model:-none is named}" $((SECONDS - start))
+    [ "$verdict" = killed ] || [ "$verdict" = open ] || touch "$logs/$1.bad"
+}
+
+side_by_side() { # function, arguments: each in a process of its own
+    local one
+    for one in "${@:2}"; do
+        while [ "$(jobs -pr | wc -l)" -ge "$at_once" ]; do
+            wait -n
+        done
+        "$1" "$one" &
+    done
+    wait
+}
+
+row mutant verdict 'model (schedules)' seconds
+mapfile -t models < <(printf '%s\n' "${!binary_of[@]}" | sort)
+side_by_side as_it_is "${models[@]}"
+side_by_side mutated "${mutants[@]}"
+bad=$(find "$logs" -name '*.bad' | wc -l)
+printf '\n%d models, %d mutants, %d bad, %d s\n' "${#models[@]}" "${#mutants[@]}" "$bad" $((SECONDS - start))
+[ "$bad" -eq 0 ]

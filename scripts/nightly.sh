@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/preflight.sh
-scripts/mutants.sh | tee -a "${CARGO_TARGET_DIR:-target}/preflight.log"
+LEASE_DEEP=1 scripts/mutants.sh | tee -a "${CARGO_TARGET_DIR:-target}/preflight.log"
 scripts/safety.sh --all
 scripts/features.sh
 scripts/licences.sh advisories

@@ -27,11 +27,11 @@ export TSAN_OPTIONS="halt_on_error=1 $suppressions"
 if [ "${1:-}" = controls ]; then
     for broken in \
         slot_clear_relaxed:slot_cleared_then_scanned \
-        scan_owner_relaxed:slot_cleared_then_scanned \
+        skip_relaxed:slot_cleared_then_scanned \
         slot_free_relaxed:slot_cleared_refilled \
         slot_fill_relaxed:slot_cleared_refilled \
-        gate_store_relaxed:gate_opened_then_pinned \
-        gate_load_relaxed:gate_opened_then_pinned \
+        opened_relaxed:gate_opened_then_pinned \
+        look_relaxed:gate_opened_then_pinned \
         token_made_relaxed:token_made \
         token_redeemed_relaxed:token_made; do
         control "${broken%%:*}" 'WARNING: ThreadSanitizer: data race' edges "${broken##*:}"

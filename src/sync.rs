@@ -54,7 +54,27 @@ mod real {
         };
     }
 
-    pub(crate) use {const_new, process_static, thread_cell, thread_owned};
+    /// Whether the crate is to be broken in this one place, to see who notices: see `scripts/mutants.sh`.
+    macro_rules! mutant {
+        ($name:literal) => {
+            cfg!(lease_mutant = $name)
+        };
+    }
+
+    /// An ordering, and the mutant that takes it away.
+    macro_rules! order {
+        ($order:ident, $name:literal) => {
+            const {
+                if $crate::sync::mutant!($name) {
+                    $crate::sync::Ordering::Relaxed
+                } else {
+                    $crate::sync::Ordering::$order
+                }
+            }
+        };
+    }
+
+    pub(crate) use {const_new, mutant, order, process_static, thread_cell, thread_owned};
 }
 
 #[cfg(not(any(lease_loom, lease_shuttle)))]

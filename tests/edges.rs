@@ -11,9 +11,9 @@
 //!
 //! | test | edge | mutant to try |
 //! | --- | --- | --- |
-//! | `slot_cleared_then_scanned` | slot cleared, seen free by a scan | `slot_clear_relaxed`, `scan_owner_relaxed` |
+//! | `slot_cleared_then_scanned` | slot cleared, seen free by a scan | `slot_clear_relaxed`, `skip_relaxed` |
 //! | `slot_cleared_refilled_then_scanned` | slot cleared, refilled by its owner, scanned | `slot_free_relaxed`, `slot_fill_relaxed` |
-//! | `gate_opened_then_pinned` | gate opened, read by a pin | `gate_store_relaxed`, `gate_load_relaxed` |
+//! | `gate_opened_then_pinned` | gate opened, read by a pin | `opened_relaxed`, `look_relaxed` |
 //! | `token_made_then_redeemed` | token made, redeemed | `token_made_relaxed`, `token_redeemed_relaxed` |
 //! | the others | through the mapping's lock | (that is parking_lot's) |
 #![cfg(not(any(lease_loom, lease_shuttle)))]

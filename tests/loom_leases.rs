@@ -8,11 +8,7 @@ use std::sync::Arc;
 
 use layout_lease::{PinToken, break_layouts_of};
 use loom::sync::atomic::{AtomicU64, Ordering};
-use loom_support::{device, explore, free, guard, thread};
-
-fn range(start: u64, end: u64) -> layout_lease::PageRange {
-    layout_lease::PageRange::new(start, end).unwrap()
-}
+use loom_support::{device, explore, free, guard, range, thread};
 
 /// I6, I7: the holder waits to be recalled and then lets go; the breaker waits for that.
 #[test]
@@ -39,7 +35,7 @@ fn recall_against_release() {
 /// I6: a lease is given back while two who were not asked wait for it, and a pin goes too.
 #[test]
 fn lease_and_pin_against_two_breaks() {
-    explore(0, || {
+    explore(3, || {
         let guard = guard();
         let lease = guard.lease(0..2).wait().unwrap();
         let pin = guard.try_pin(0..1).unwrap();
@@ -214,7 +210,7 @@ fn token_redeemed_twice() {
 /// I8: two holders break what they hold; neither waits for the other for ever.
 #[test]
 fn into_break_of_each_other() {
-    explore(0, || {
+    explore(3, || {
         let guard = guard();
         let (a, b) = (guard.try_pin(0..2).unwrap(), guard.try_pin(1..3).unwrap());
         let other = thread::spawn({
@@ -273,7 +269,7 @@ fn retired_against_run_retired() {
 /// I6: the guard closes while a holder of retired pages lets go: whoever closes runs what is left.
 #[test]
 fn retire_against_close() {
-    explore(0, || {
+    explore(3, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
         let retired = guard.retire_after(0..1, 7);
@@ -296,7 +292,7 @@ fn retire_against_close() {
 /// it must hear that there is something to give up.
 #[test]
 fn retire_against_close_without_the_log() {
-    explore(0, || {
+    explore(3, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
         let retired = guard.retire_after(0..1, 7);
@@ -310,7 +306,7 @@ fn retire_against_close_without_the_log() {
 /// I5: nothing is given up while somebody holds pages elsewhere, who may be the one that writes the log.
 #[test]
 fn retire_against_close_with_a_pin_elsewhere() {
-    explore(0, || {
+    explore(3, || {
         let guard = guard();
         let pin = guard.try_pin(1..2).unwrap();
         let retired = guard.retire_after(0..1, 7);

@@ -24,7 +24,7 @@
 use std::time::Instant;
 
 use crate::raw::barrier;
-use crate::sync::MODEL;
+use crate::sync::{MODEL, mutant};
 
 /// Which side pays for the barrier between pinners and breakers of a mapping.
 ///
@@ -175,6 +175,10 @@ impl Mode {
         }
         self.fenced = true;
         self.left = self.countdown();
+        if mutant!("change_with_fence") {
+            self.trusted = true;
+            return Needs::Fence;
+        }
         Needs::EverywhereTimed
     }
 

@@ -9,7 +9,7 @@
 
 use std::sync::OnceLock;
 
-use crate::sync::{AtomicUsize, MODEL, Mutex, Ordering, const_new};
+use crate::sync::{AtomicUsize, MODEL, Mutex, Ordering, const_new, order};
 
 const PER_GROUP: usize = 8;
 const GROUPS: usize = if MODEL { 2 } else { 20 };
@@ -46,7 +46,8 @@ impl<T, const FIRST: usize> Arena<T, FIRST> {
         let entry = &self.chunks[chunk]
             .get_or_init(|| (index - offset..index - offset + len).map(make).collect())[offset];
         // Pairs with the Acquire load in `iter`: who counts the entry sees it made.
-        self.len.store(index + 1, Ordering::Release);
+        self.len
+            .store(index + 1, order!(Release, "length_stored_relaxed"));
         entry
     }
 
@@ -73,7 +74,7 @@ impl<T, const FIRST: usize> Arena<T, FIRST> {
     #[inline]
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         // Pairs with the Release store in `push`.
-        let mut left = self.len.load(Ordering::Acquire);
+        let mut left = self.len.load(order!(Acquire, "length_seen_relaxed"));
         self.chunks
             .iter()
             .map_while(move |chunk| {

@@ -28,7 +28,7 @@
 
 use std::sync::OnceLock;
 
-use crate::sync::{MODEL, Ordering, compiler_fence, fence};
+use crate::sync::{Ordering, fence, mutant};
 
 /// The pinner's side where the gate says nothing of fences: breakers execute the barrier.
 #[inline(always)]
@@ -37,13 +37,11 @@ pub(crate) fn light() {
     // - if the barrier that it executes here comes after our store, the breaker's scan sees the slot;
     // - if it comes before our look, the look sees the gate closed.
     // So the store must come before the look in the machine's program order, which is all that this
-    // orders. The model checker has no such barrier; there a fence stands at its point.
-    if MODEL {
-        #[cfg(not(lease_mutant = "light_missing"))]
-        fence(Ordering::SeqCst);
-    } else {
-        compiler_fence(Ordering::SeqCst);
-    }
+    // orders. The model checker has no such barrier; `system` says what stands at its point there.
+    #[cfg(any(lease_loom, lease_shuttle))]
+    system::reached();
+    #[cfg(not(any(lease_loom, lease_shuttle)))]
+    crate::sync::compiler_fence(Ordering::SeqCst);
 }
 
 /// Either side where the gate says `FENCED`.
@@ -52,15 +50,16 @@ pub(crate) fn full() {
     // Pairs with itself on the other side:
     // - if the pinner's comes first, the breaker's scan sees the slot, and the break waits for it;
     // - if the breaker's comes first, the pinner's look sees the gate closed: it steps back.
-    #[cfg(not(lease_mutant = "full_missing"))]
-    fence(Ordering::SeqCst);
+    if !mutant!("full_missing") {
+        fence(Ordering::SeqCst);
+    }
 }
 
 /// The breaker's side where pinners have no fence: a full barrier on every thread of the process. `false`:
 /// it could not be had, and nothing may be concluded from what the slots say.
 pub(crate) fn everywhere() -> bool {
     // Pairs with `light`, see there.
-    cfg!(lease_mutant = "heavy_missing") || system::everywhere()
+    mutant!("heavy_missing") || system::everywhere()
 }
 
 /// Whether [`everywhere`] can be had in this process: decided once, before the first slot is filled.
@@ -175,17 +174,87 @@ mod system {
     }
 }
 
-/// The model checker has no such barrier: a fence on each side stands for its point, see [`light`].
-#[cfg(any(lease_loom, lease_shuttle))]
+/// shuttle sees every access in one order, whatever its ordering.
+#[cfg(lease_shuttle)]
 mod system {
-    use crate::sync::{Ordering, fence};
+    pub(super) fn register() -> bool {
+        true
+    }
+
+    pub(super) fn reached() {}
+
+    pub(super) fn everywhere() -> bool {
+        true
+    }
+}
+
+/// loom has no such barrier: an atomic update of the thread's own word stands for its point.
+///
+/// Faithful, and if anything weaker than the barrier: between a pinner's store and its look, [`reached`]
+/// updates the pinner's word; the breaker updates the words of all threads between its store and its look.
+/// Updates of one word are in one order, each with release and acquire:
+///
+/// - if the pinner's comes first, the breaker acquires what the pinner had stored before it: the scan sees
+///   the slot, as when `membarrier` interrupts the pinner behind its store;
+/// - if the breaker's comes first, the pinner acquires the closing: the look sees it, as when `membarrier`
+///   interrupts it before its look.
+///
+/// There is no third case, neither here nor there. `membarrier` also orders whatever stands between its point
+/// and these two, which the words do not; and nobody who executes a mere fence learns anything from them, nor
+/// do two pinners from each other. So a break that trusts fences too early, or a gate that says too late
+/// that pins must have one, fails here as it would on the machine.
+#[cfg(lease_loom)]
+mod system {
+    use std::cell::Cell;
+
+    use crate::sync::{AtomicCell, AtomicUsize, Ordering, fence};
+    use crate::sync::{mutant, process_static, thread_cell};
+
+    /// More threads than a model can have.
+    const THREADS: usize = 5;
+
+    struct Words {
+        words: [AtomicUsize; THREADS],
+        /// Threads that have one. No atomic of the model's: it orders nothing.
+        given: AtomicCell<usize>,
+    }
+
+    process_static! {
+        static WORDS: Words = Words {
+            words: std::array::from_fn(|_| AtomicUsize::new(0)),
+            given: AtomicCell::new(0),
+        };
+    }
+
+    thread_cell! {
+        static OWN: Cell<Option<usize>> = Cell::new(None);
+    }
 
     pub(super) fn register() -> bool {
         true
     }
 
+    /// The point of a thread at which a barrier everywhere reaches it.
+    pub(super) fn reached() {
+        if mutant!("light_missing") {
+            return;
+        }
+        let words: &'static Words = &WORDS;
+        let own = OWN.with(|own| {
+            let n = own.get().unwrap_or_else(|| words.given.fetch_add(1));
+            own.set(Some(n));
+            n
+        });
+        words.words[own].fetch_add(1, Ordering::AcqRel);
+    }
+
     pub(super) fn everywhere() -> bool {
+        // It is a full barrier of who executes it, too.
         fence(Ordering::SeqCst);
+        let words: &'static Words = &WORDS;
+        for word in &words.words {
+            word.fetch_add(1, Ordering::AcqRel);
+        }
         true
     }
 }

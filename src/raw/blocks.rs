@@ -25,8 +25,8 @@ use crate::range::PageRange;
 use crate::raw::arena::Arena;
 use crate::raw::slots::{SLOTS, Slot};
 use crate::sync::{
-    AtomicCell, AtomicU32, AtomicU64, MODEL, Mutex, Ordering, process_static, thread_cell,
-    thread_owned,
+    AtomicCell, AtomicU32, AtomicU64, MODEL, Mutex, Ordering, mutant, order, process_static,
+    thread_cell, thread_owned,
 };
 
 /// How many blocks of the pool a thread looks at before it takes a new one.
@@ -75,7 +75,7 @@ impl Block {
     pub(crate) fn in_use(&self) -> &[Slot] {
         // Pairs with the Release stores in `prepare` and `tidy`: a mark that was lowered was lowered by one who
         // had seen the slots behind it free, so their releases happen before us (I7).
-        let used = self.used.load(Ordering::Acquire) as usize;
+        let used = self.used.load(order!(Acquire, "used_seen_relaxed")) as usize;
         &self.slots[..used]
     }
 
@@ -128,9 +128,10 @@ impl Block {
     /// Slot `n` is free and about to be filled. Only for the block's owner.
     #[inline]
     fn prepare(&self, n: usize, used: usize) {
-        if used <= n {
+        if used <= n && !mutant!("used_not_raised") {
             // Before the slot is filled: the scan that sees the one sees the other.
-            self.used.store(n as u64 + 1, Ordering::Release);
+            self.used
+                .store(n as u64 + 1, order!(Release, "used_raised_relaxed"));
         }
         let foreign = self.foreign.load(Ordering::Relaxed);
         if foreign & (1 << n) != 0 {
@@ -146,7 +147,8 @@ impl Block {
         let needed = high.map_or(0, |n| n + 1);
         if needed < used {
             // Release: whoever sees the mark has synchronised with the releases of the slots behind it.
-            self.used.store(needed as u64, Ordering::Release);
+            self.used
+                .store(needed as u64, order!(Release, "used_lowered_relaxed"));
         }
         needed < used
     }

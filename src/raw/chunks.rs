@@ -19,7 +19,7 @@ use std::mem;
 
 use crate::range::PageRange;
 use crate::raw::spills::{Spill, overlaps};
-use crate::sync::MODEL;
+use crate::sync::{MODEL, mutant};
 
 /// Ranges of a chunk, at most.
 const MOST: usize = if MODEL { 2 } else { 256 };
@@ -143,7 +143,7 @@ impl Chunks {
     fn take_out(&mut self, at: usize, ranges: &mut Vec<PageRange>, place: usize) {
         let chunk = self.chunks.remove(at);
         ranges.splice(place..place, chunk.ranges());
-        if cfg!(lease_mutant = "chunk_given_back_early") {
+        if mutant!("chunk_given_back_early") {
             return chunk.spill.give_back();
         }
         self.old.push(chunk.spill);

@@ -9,6 +9,7 @@ use crate::raw::turns::{Turn, Undo};
 use crate::raw::wait::{Rope, Via};
 use crate::raw::wakes::Wakes;
 use crate::raw::{scan, told};
+use crate::sync::mutant;
 
 impl Record {
     /// Refuses everybody from now on, and queues behind the proofs that are out.
@@ -45,6 +46,10 @@ impl Record {
         let mut rope = Rope::from(via);
         let mut inner = self.inner.lock();
         let over = inner.queue.is_over(id);
+        if mutant!("closing_listens_late") {
+            drop(inner);
+            inner = self.inner.lock();
+        }
         if let Some(entry) = inner.queue.get(id).filter(|_| !over) {
             entry.bell.hang(&mut rope);
         }
@@ -79,7 +84,8 @@ impl Record {
         let version = inner.tick();
         self.gate.shut(version);
         let needs = inner.mode.begin_break();
-        let left = if inner.mode.learn(needs.execute()) {
+        let reached = mutant!("abandon_unbarriered") || inner.mode.learn(needs.execute());
+        let left = if reached {
             self.holders_left(&inner)
         } else {
             usize::MAX

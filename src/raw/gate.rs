@@ -38,9 +38,9 @@
 
 use crate::range::PageRange;
 use crate::raw::chunks::Chunks;
-use crate::raw::spills::{self, ENTRY_SEEN, ENTRY_STORED, Pair, Spill};
-use crate::sync::Ordering::{self, Acquire, Relaxed, Release};
-use crate::sync::{AtomicU64, MODEL};
+use crate::raw::spills::{self, Pair, Spill};
+use crate::sync::Ordering::Relaxed;
+use crate::sync::{AtomicU64, MODEL, mutant, order};
 
 const FINAL: u64 = 1;
 const TABLE: u64 = 2;
@@ -50,16 +50,6 @@ const VERSION_SHIFT: u32 = 3;
 /// Ranges that a table holds in place.
 const IN_PLACE: usize = if MODEL { 1 } else { 2 };
 
-const WORD_STORED: Ordering = if cfg!(lease_mutant = "gate_store_relaxed") {
-    Relaxed
-} else {
-    Release
-};
-const WORD_SEEN: Ordering = if cfg!(lease_mutant = "gate_load_relaxed") {
-    Relaxed
-} else {
-    Acquire
-};
 /// One gate: 88 bytes.
 #[repr(C)]
 pub(crate) struct Gate {
@@ -115,12 +105,12 @@ impl Gate {
     pub(crate) fn look(&self) -> Look {
         // Pairs with the Release stores in `publish` and `shut`: what happened under a proof happens
         // before the pin that finds its pages open again (I7).
-        Look(self.word.load(WORD_SEEN))
+        Look(self.word.load(order!(Acquire, "look_relaxed")))
     }
 
     /// Whether everything is closed for good.
     pub(crate) fn is_final(&self) -> bool {
-        self.word.load(WORD_SEEN) & FINAL != 0
+        self.word.load(Relaxed) & FINAL != 0
     }
 
     /// Whether anything is closed.
@@ -133,7 +123,7 @@ impl Gate {
     /// has got something done meanwhile.
     pub(crate) fn overlaps(&self, range: PageRange) -> bool {
         // Pairs like the load in `look`.
-        let mut word = self.word.load(WORD_SEEN);
+        let mut word = self.word.load(order!(Acquire, "overlaps_relaxed"));
         loop {
             if word & !FENCED == 0 {
                 return false;
@@ -144,8 +134,8 @@ impl Gate {
             let hit = self.tables[usize::from(word & TABLE != 0)].overlaps(range);
             // Relaxed would not do: `hit` counts only if the word was this one all the time, and if it
             // was not, this is the next first look.
-            let again = self.word.load(WORD_SEEN);
-            if again == word {
+            let again = self.word.load(order!(Acquire, "overlaps_again_relaxed"));
+            if again == word || mutant!("overlaps_once") {
                 return hit;
             }
             word = again;
@@ -171,7 +161,7 @@ impl Gate {
         if ranges.is_empty() && chunks.is_none() {
             if word != mode {
                 // Pairs with the Acquire loads in `look` and `overlaps` (I7).
-                self.word.store(mode, WORD_STORED);
+                self.word.store(mode, order!(Release, "opened_relaxed"));
                 // The word names neither table now.
                 self.tables.iter().for_each(Table::give_back);
             }
@@ -180,25 +170,34 @@ impl Gate {
         // The table that the word does not name. Nobody who reads it will believe what it says.
         let idle = if word & !FENCED == 0 {
             0
+        } else if mutant!("table_in_use") {
+            word & TABLE
         } else {
             !word & TABLE
         };
         self.tables[usize::from(idle != 0)].fill(ranges, chunks);
         // Pairs with the Acquire loads in `look` and `overlaps`: who sees the word sees the table.
-        self.word
-            .store(version << VERSION_SHIFT | mode | idle, WORD_STORED);
+        let version = if mutant!("version_repeats") {
+            1
+        } else {
+            version
+        };
+        let closed = version << VERSION_SHIFT | mode | idle;
+        self.word.store(closed, order!(Release, "closed_relaxed"));
     }
 
     /// Closes everything for good. Under the record's lock.
     pub(crate) fn shut(&self, version: u64) {
-        self.word
-            .store(version << VERSION_SHIFT | FINAL, WORD_STORED);
+        // Orders nothing: nobody concludes from it that pages are his, and whoever is perhaps the last
+        // takes the lock.
+        self.word.store(version << VERSION_SHIFT | FINAL, Relaxed);
     }
 
     /// Opens a shut gate for the next guard that uses the record. Nobody else is there.
     pub(crate) fn reset(&self, fenced: bool) {
-        self.word
-            .store(if fenced { FENCED } else { 0 }, WORD_STORED);
+        // Orders nothing: the guard is handed on by other means, and whoever unpins late finds the gate
+        // shut or open, and nobody who waits for him.
+        self.word.store(if fenced { FENCED } else { 0 }, Relaxed);
         self.tables.iter().for_each(Table::give_back);
     }
 }
@@ -236,7 +235,8 @@ impl Table {
             spill.place(ranges.len())
         };
         // Pairs, like all that is in a table, with the Acquire loads in `overlaps`.
-        self.shape.store(shape | indexed, ENTRY_STORED);
+        self.shape
+            .store(shape | indexed, order!(Release, "shape_relaxed"));
     }
 
     #[cold]
@@ -246,7 +246,9 @@ impl Table {
             pair.store(place, end);
         }
         let place = spill.place(chunks.len());
-        self.in_place[0].start.store(place, ENTRY_STORED);
+        self.in_place[0]
+            .start
+            .store(place, order!(Release, "index_relaxed"));
     }
 
     /// Where the index is, for the one who fills the table.
@@ -261,7 +263,7 @@ impl Table {
     fn overlaps(&self, range: PageRange) -> bool {
         // Pairs with the Release stores in `fill` and `give_back`: who misses a spill table, because it
         // has been given back, sees that the word has moved away from this table.
-        let shape = self.shape.load(ENTRY_SEEN);
+        let shape = self.shape.load(order!(Acquire, "shape_seen_relaxed"));
         if shape & !(INDEXED - 1) != 0 {
             return self.long_overlaps(shape, range);
         }
@@ -281,11 +283,13 @@ impl Table {
     }
 
     fn chunks_overlap(&self, range: PageRange) -> bool {
-        let index = spills::pairs(self.in_place[0].start.load(ENTRY_SEEN));
+        let place = &self.in_place[0].start;
+        let index = spills::pairs(place.load(order!(Acquire, "index_seen_relaxed")));
         // The first chunk that has a range which ends behind our start has the only one that can be in the way.
         let chunk = spills::first_behind(index, range.start());
         chunk.is_some_and(|chunk| {
-            spills::overlaps(spills::pairs(chunk.start.load(ENTRY_SEEN)), range)
+            let place = chunk.start.load(order!(Acquire, "chunk_seen_relaxed"));
+            spills::overlaps(spills::pairs(place), range)
         })
     }
 
@@ -300,7 +304,7 @@ impl Table {
     #[cold]
     fn give_back_spills(&self) {
         let (shape, index) = (self.shape.load(Relaxed), self.index());
-        self.shape.store(0, ENTRY_STORED);
+        self.shape.store(0, order!(Release, "emptied_relaxed"));
         give_back(shape);
         give_back(index.unwrap_or(0));
     }
@@ -315,7 +319,8 @@ fn store(pairs: &[Pair], ranges: &[PageRange]) {
 #[inline(always)]
 fn any_overlaps(pairs: &[Pair], range: PageRange) -> bool {
     pairs.iter().any(|pair| {
-        pair.start.load(ENTRY_SEEN) < range.end() && range.start() < pair.end.load(ENTRY_SEEN)
+        pair.start.load(order!(Acquire, "entry_start_seen_relaxed")) < range.end()
+            && range.start() < pair.end.load(order!(Acquire, "entry_end_seen_relaxed"))
     })
 }
 

@@ -5,7 +5,7 @@ use crate::range::PageRange;
 use crate::raw::record::{Inner, Record};
 use crate::raw::wait::{Rope, Via};
 use crate::raw::wakes::Wakes;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, mutant};
 
 impl Inner {
     /// What is wanted of a lease of `range`. A closed guard wants everything back, also when nobody waits
@@ -66,6 +66,10 @@ impl Record {
         let mut rope = Rope::from(via);
         let mut inner = self.inner.lock();
         let wanted = inner.wanted(range);
+        if mutant!("recall_listens_late") {
+            drop(inner);
+            inner = self.inner.lock();
+        }
         if wanted.is_none() {
             if let Some(bell) = inner.queue.ledger_mut().leases.bell(lease, caller) {
                 bell.hang(&mut rope);

@@ -50,7 +50,7 @@ use crate::raw::record::{Inner, Record};
 use crate::raw::slots::Slot;
 use crate::raw::wakes::Wakes;
 use crate::raw::{barrier, blocks};
-use crate::sync::{MODEL, MutexGuard, thread_cell};
+use crate::sync::{MODEL, MutexGuard, mutant, thread_cell};
 
 /// Why a pin was not granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Record {
         };
         slot.fill(self.number, range, location);
         barrier::light();
-        if cfg!(lease_mutant = "look_first") || self.gate.look().is_open() {
+        if mutant!("look_first") || self.gate.look().is_open() {
             slot.confirm();
             return Some(slot);
         }
@@ -119,7 +119,10 @@ impl Record {
             return None;
         }
         let slot = blocks::publish(self.number, range, location);
-        let look = self.look_behind_barrier();
+        let look = match mutant!("look_slowly_first") {
+            true => first,
+            false => self.look_behind_barrier(),
+        };
         // A word that names closed ranges never comes again, so the same word says that since the first
         // look nothing has changed: and those ranges are elsewhere.
         if !look.is_open_to_fenced() && look != first {
@@ -168,8 +171,14 @@ impl Record {
         let Some(mut inner) = self.inner.try_lock() else {
             return;
         };
+        let before = inner.mode;
         if inner.mode.count_down(CHARGE) {
             self.publish_gate(&mut inner);
+            if mutant!("mode_changed_late") {
+                let after = std::mem::replace(&mut inner.mode, before);
+                drop(inner);
+                self.inner.lock().mode = after;
+            }
         }
     }
 
@@ -179,7 +188,7 @@ impl Record {
         let look = self.look_behind_barrier();
         if !look.is_open_to_fenced() && self.refuses(range) {
             // Back out the way a pin goes: a scan may have counted us (I6).
-            if cfg!(lease_mutant = "retreat_silent") {
+            if mutant!("retreat_silent") {
                 slot.clear();
             } else {
                 self.unpin(slot);
@@ -193,7 +202,7 @@ impl Record {
     /// Whether the gate keeps `range` out.
     fn refuses(&self, range: PageRange) -> bool {
         // The broken control: a gate that nobody respects.
-        !cfg!(lease_mutant = "gate_ignored") && self.gate.overlaps(range)
+        !mutant!("gate_ignored") && self.gate.overlaps(range)
     }
 
     /// Why a pin was refused.
@@ -210,8 +219,14 @@ impl Record {
     #[inline]
     pub(crate) fn unpin(&'static self, slot: &'static Slot) {
         // Read before the slot is cleared: then it is no longer ours.
-        let range = slot.range();
+        let mut range = slot.range();
+        if mutant!("look_before_clear") && self.gate.look().is_open() {
+            return slot.clear();
+        }
         slot.clear();
+        if mutant!("range_read_late") {
+            range = slot.range();
+        }
         barrier::light();
         if !self.gate.look().is_open() {
             self.unpin_watched(range);

@@ -24,6 +24,7 @@ use crate::raw::wait::Bell;
 use crate::raw::waits::Waits;
 use crate::raw::wakes::Wakes;
 use crate::raw::{blocks, scan};
+use crate::sync::mutant;
 
 /// The entries in ticket order, and what only few mappings have need of.
 #[derive(Default)]
@@ -292,7 +293,7 @@ impl Queue {
             }
             if let Some(remaining) = entry.draining() {
                 *remaining = remaining.saturating_sub(1);
-                if *remaining == 0 && cfg!(lease_mutant = "not_rescanned") {
+                if *remaining == 0 && mutant!("not_rescanned") {
                     self.set_drained(at, wakes);
                 } else if *remaining == 0 {
                     self.drain(record, at, wakes);

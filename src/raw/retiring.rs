@@ -14,6 +14,7 @@ use crate::raw::shelf::Claim;
 use crate::raw::told;
 use crate::raw::wait::{Rope, Via};
 use crate::raw::wakes::Wakes;
+use crate::sync::mutant;
 
 /// Where a retirement stands.
 pub(crate) enum Retirement {
@@ -74,6 +75,10 @@ impl Record {
         if let Some(claim) = inner.queue.claim(Some(id)) {
             return Retirement::Claimed(claim);
         }
+        if mutant!("retired_listens_late") {
+            drop(inner);
+            inner = self.inner.lock();
+        }
         let Some(bell) = inner.queue.retired_bell(id) else {
             return Retirement::Over;
         };
@@ -100,6 +105,10 @@ impl Record {
         let mut inner = self.inner.lock();
         let none = inner.closed && !inner.queue.has_retired();
         let ready = none || inner.queue.has_ready();
+        if mutant!("ready_listens_late") {
+            drop(inner);
+            inner = self.inner.lock();
+        }
         if !ready {
             inner.queue.reclaimer_bell(reclaimer).hang(&mut rope);
         }

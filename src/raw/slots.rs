@@ -30,7 +30,7 @@
 use std::panic::Location;
 
 use crate::range::PageRange;
-use crate::sync::{AtomicCell, AtomicU64, MODEL, Ordering};
+use crate::sync::{AtomicCell, AtomicU64, MODEL, Ordering, mutant, order};
 
 /// Slots in a block: with the header, a block is 2 KiB. Two under the model checker, so that full
 /// blocks and growth are the common case.
@@ -78,7 +78,7 @@ impl Slot {
     pub(super) fn is_free(&self) -> bool {
         // Pairs with the Release store in `clear`: what the previous holder did before its release
         // happens before our fill, and so before what a scan does that meets our fill (I7).
-        self.owner.load(FREE_SEEN) == 0
+        self.owner.load(order!(Acquire, "slot_free_relaxed")) == 0
     }
 
     /// Writes a pin down. Only the block's owner may, when the slot is free.
@@ -86,11 +86,14 @@ impl Slot {
     pub(super) fn fill(&self, record: u32, range: PageRange, location: &'static Location<'static>) {
         let owner = u64::from(record) | if VERIFY { PENDING } else { 0 };
         // Pair with the Acquire loads in `snapshot`: see there.
-        self.end.store(range.end(), RANGE_STORED);
-        self.start.store(range.start(), RANGE_STORED);
+        let (start, end) = (range.start(), range.end());
+        self.end.store(end, order!(Release, "slot_end_relaxed"));
+        self.start
+            .store(start, order!(Release, "slot_start_relaxed"));
         self.location.store(Some(location));
         // Pairs with the Acquire load in `snapshot`: a scan that sees the owner sees the range.
-        self.owner.store(owner, FILLED);
+        self.owner
+            .store(owner, order!(Release, "slot_fill_relaxed"));
     }
 
     /// Its pinner has looked at the gate and found it open.
@@ -106,8 +109,8 @@ impl Slot {
     #[inline]
     pub(crate) fn range(&self) -> PageRange {
         // The holder filled the slot, or was given the pin by who did: nothing to order.
-        let (start, end) = self.bounds(Ordering::Relaxed);
-        PageRange::reassembled(start, end)
+        let start = self.start.load(Ordering::Relaxed);
+        PageRange::reassembled(start, self.end.load(Ordering::Relaxed))
     }
 
     /// The pin is an extension. Under the record's lock, before anybody else knows of the pin.
@@ -131,24 +134,20 @@ impl Slot {
         self.location.load()
     }
 
-    #[inline]
-    fn bounds(&self, order: Ordering) -> (u64, u64) {
-        (self.start.load(order), self.end.load(order))
-    }
-
     /// Frees the slot. Only who holds the pin may, and no longer holds it then.
     #[inline]
     pub(crate) fn clear(&self) {
         // Pairs with the Acquire loads in `snapshot` (I7: what we did happens before the proof) and in
         // `is_free` (the next pin in this slot comes after it, too).
+        let order = order!(Release, "slot_clear_relaxed");
         if cfg!(lease_loom) {
             // loom keeps no total order of stores: it would let a plain store slip in before an update
             // that has read its predecessor (the mark in `snapshot`), so that a slot which has been
             // cleared is seen taken for ever. An update has its place in the order there, and adds
             // nothing else: whoever clears the slot comes after whoever filled it.
-            self.owner.swap(0, CLEARED);
+            self.owner.swap(0, order);
         } else {
-            self.owner.store(0, CLEARED);
+            self.owner.store(0, order);
         }
     }
 
@@ -156,7 +155,7 @@ impl Slot {
     #[inline(always)]
     pub(crate) fn is_of(&self, record: u32) -> bool {
         // Pairs with the Release store in `clear` (I7).
-        self.owner.load(OWNER_SEEN) as u32 == record
+        self.owner.load(order!(Acquire, "skip_relaxed")) as u32 == record
     }
 
     /// What the slot holds, if it is a pin of `record` for which `wanted` is true.
@@ -183,67 +182,46 @@ impl Slot {
     ) -> Option<Snapshot> {
         let read = || {
             // Pair with the Release stores in `fill`.
-            let (start, end) = self.bounds(RANGE_SEEN);
+            let start = self.start.load(order!(Acquire, "scan_start_relaxed"));
+            let end = self.end.load(order!(Acquire, "scan_end_relaxed"));
             PageRange::new(start, end).ok().filter(|r| wanted(*r))
         };
         // Pairs with the Release stores in `fill` (we see its range) and in `clear` (I7).
-        let mut owner = self.owner.load(OWNER_SEEN);
+        let mut owner = self.owner.load(order!(Acquire, "scan_owner_relaxed"));
         if owner as u32 != record {
             return None;
         }
-        read()?;
+        let first = read()?;
         // On success as on failure this is a read like the first one. The store part orders nothing:
         // only breakers under the record's lock look at the mark. It fails for a pin that is still there
         // only where its pinner has just confirmed it, which it does once.
-        while owner & SEEN == 0 {
-            match self
-                .owner
-                .compare_exchange(owner, owner | SEEN, OWNER_SEEN, OWNER_SEEN)
-            {
+        let marked = order!(Acquire, "mark_relaxed");
+        let gone = order!(Acquire, "mark_failed_relaxed");
+        while owner & SEEN == 0 && !mutant!("mark_missing") {
+            let mark = owner | SEEN;
+            match self.owner.compare_exchange(owner, mark, marked, gone) {
                 Ok(_) => break,
                 Err(now) if now as u32 == record => owner = now,
                 Err(_) => return None,
             }
         }
-        let range = read()?;
+        let range = if mutant!("range_read_once") {
+            first
+        } else {
+            read()?
+        };
         let location = self.location.load();
         // Acquire: if the mark is gone, so is the pin, and its release happens before us (I7).
-        let last = self.owner.load(OWNER_SEEN);
-        (last as u32 == record && last & SEEN != 0).then_some(Snapshot {
+        let last = self.owner.load(order!(Acquire, "scan_last_relaxed"));
+        let last = match mutant!("mark_missing") {
+            true => last | SEEN,
+            false => last,
+        };
+        let marked = last & SEEN != 0 || mutant!("mark_not_looked_at");
+        (last as u32 == record && marked).then_some(Snapshot {
             range,
             location,
             pending: last & PENDING != 0,
         })
     }
 }
-
-const FREE_SEEN: Ordering = if cfg!(lease_mutant = "slot_free_relaxed") {
-    Ordering::Relaxed
-} else {
-    Ordering::Acquire
-};
-const FILLED: Ordering = if cfg!(lease_mutant = "slot_fill_relaxed") {
-    Ordering::Relaxed
-} else {
-    Ordering::Release
-};
-const CLEARED: Ordering = if cfg!(lease_mutant = "slot_clear_relaxed") {
-    Ordering::Relaxed
-} else {
-    Ordering::Release
-};
-const OWNER_SEEN: Ordering = if cfg!(lease_mutant = "scan_owner_relaxed") {
-    Ordering::Relaxed
-} else {
-    Ordering::Acquire
-};
-const RANGE_STORED: Ordering = if cfg!(lease_mutant = "slot_range_relaxed") {
-    Ordering::Relaxed
-} else {
-    Ordering::Release
-};
-const RANGE_SEEN: Ordering = if cfg!(lease_mutant = "scan_range_relaxed") {
-    Ordering::Relaxed
-} else {
-    Ordering::Acquire
-};

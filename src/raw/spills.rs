@@ -9,22 +9,10 @@ use std::sync::OnceLock;
 
 use crate::range::PageRange;
 use crate::raw::arena::Arena;
-use crate::sync::Ordering::{self, Acquire, Relaxed, Release};
-use crate::sync::{AtomicU64, MODEL, Mutex, process_static};
+use crate::sync::{AtomicU64, MODEL, Mutex, order, process_static};
 
 /// The shortest table has room for 2^`SHORTEST` ranges.
 const SHORTEST: u32 = if MODEL { 1 } else { 4 };
-
-pub(super) const ENTRY_STORED: Ordering = if cfg!(lease_mutant = "table_store_relaxed") {
-    Relaxed
-} else {
-    Release
-};
-pub(super) const ENTRY_SEEN: Ordering = if cfg!(lease_mutant = "table_load_relaxed") {
-    Relaxed
-} else {
-    Acquire
-};
 
 /// A range, as readers find it; or, in an index, the end of the last range of a part and its place.
 #[repr(C)]
@@ -45,8 +33,9 @@ impl Pair {
     /// its writer, who had been given the table after the word of its last gate had moved on.
     #[inline(always)]
     pub(super) fn store(&self, start: u64, end: u64) {
-        self.start.store(start, ENTRY_STORED);
-        self.end.store(end, ENTRY_STORED);
+        self.start
+            .store(start, order!(Release, "entry_start_relaxed"));
+        self.end.store(end, order!(Release, "entry_end_relaxed"));
     }
 }
 
@@ -132,11 +121,13 @@ pub(super) fn pairs(place: u64) -> &'static [Pair] {
 
 /// Whether one of `pairs`, which are in order and apart, overlaps `range`.
 pub(super) fn overlaps(pairs: &[Pair], range: PageRange) -> bool {
-    first_behind(pairs, range.start()).is_some_and(|pair| pair.start.load(ENTRY_SEEN) < range.end())
+    let starts = |pair: &Pair| pair.start.load(order!(Acquire, "spilt_start_seen_relaxed"));
+    first_behind(pairs, range.start()).is_some_and(|pair| starts(pair) < range.end())
 }
 
 /// The first that ends behind `page`: the only one that can be in the way of a range that starts there.
 pub(super) fn first_behind(pairs: &[Pair], page: u64) -> Option<&Pair> {
-    let at = pairs.partition_point(|pair| pair.end.load(ENTRY_SEEN) <= page);
+    let ends = |pair: &Pair| pair.end.load(order!(Acquire, "spilt_end_seen_relaxed"));
+    let at = pairs.partition_point(|pair| ends(pair) <= page);
     pairs.get(at)
 }

@@ -14,6 +14,7 @@ use crate::raw::record::{Inner, Record, Shut};
 use crate::raw::slots::Slot;
 use crate::raw::wait::{Rope, Via};
 use crate::raw::wakes::Wakes;
+use crate::sync::mutant;
 
 /// Pages that were waited for.
 pub(crate) enum Taken {
@@ -107,7 +108,13 @@ impl Record {
                 TakerState::Leased(number) => Ok(Taken::Lease(number)),
                 TakerState::Refused => Err(Shut),
                 TakerState::Waiting => {
-                    entry.bell.hang(&mut rope);
+                    if mutant!("taker_listens_late") {
+                        drop(inner);
+                        inner = self.inner.lock();
+                    }
+                    if let Some(entry) = inner.queue.get(id) {
+                        entry.bell.hang(&mut rope);
+                    }
                     // The lock goes before what the rope has in it.
                     drop(inner);
                     return None;
@@ -179,9 +186,11 @@ impl Record {
         // Under the lock, so no scan of this mapping is on its way: the next one sees it (I11). Breaks that
         // drain have counted the pin that this one hangs on, and not this one; but they end with a clean
         // scan, not with a count.
+        let inner = (!mutant!("extension_unlocked")).then_some(inner);
         let slot = blocks::publish(self.number, range, location);
         slot.mark_extension();
         slot.confirm();
+        drop(inner);
         Ok(slot)
     }
 }

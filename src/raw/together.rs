@@ -13,6 +13,7 @@ use crate::raw::told;
 use crate::raw::turns::{Turn, Undo};
 use crate::raw::wait::Group;
 use crate::raw::wakes::Wakes;
+use crate::sync::mutant;
 
 impl Record {
     /// Closes ranges of several mappings, and takes all their tickets in one step. `parts` are in the
@@ -51,7 +52,11 @@ impl Record {
             needs.push(inner.mode.begin_break());
             record.publish_gate(inner);
         }
-        let executed = needs.iter().max().map_or(Executed::Fence, |n| n.execute());
+        let strongest = match mutant!("weakest_barrier") {
+            true => needs.iter().min(),
+            false => needs.iter().max(),
+        };
+        let executed = strongest.map_or(Executed::Fence, |n| n.execute());
         let mut turns = Vec::with_capacity(parts.len());
         for (n, inner) in locked.iter_mut().enumerate() {
             let (record, wakes) = &mut all_wakes[n];

@@ -25,18 +25,7 @@
 
 use crate::raw::blocks;
 use crate::raw::slots::Slot;
-use crate::sync::Ordering;
-
-const TOKEN_MADE: Ordering = if cfg!(lease_mutant = "token_made_relaxed") {
-    Ordering::Relaxed
-} else {
-    Ordering::Release
-};
-const TOKEN_REDEEMED: Ordering = if cfg!(lease_mutant = "token_redeemed_relaxed") {
-    Ordering::Relaxed
-} else {
-    Ordering::Acquire
-};
+use crate::sync::{Ordering, order};
 
 /// Turns the pin in `slot` into a number. Only who holds the pin may, and holds it no longer then.
 pub(crate) fn make(slot: &'static Slot) -> u64 {
@@ -47,7 +36,7 @@ pub(crate) fn make(slot: &'static Slot) -> u64 {
     // Only the pin's holder changes an even generation, and whoever held it before released it to us.
     let odd = generation.load(Ordering::Relaxed).wrapping_add(1);
     // Pairs with the Acquire in `redeem`.
-    generation.store(odd, TOKEN_MADE);
+    generation.store(odd, order!(Release, "token_made_relaxed"));
     u64::from(odd) << 32 | number as u64
 }
 
@@ -64,8 +53,9 @@ pub(crate) fn redeem(token: u64) -> Option<&'static Slot> {
     let (slot, generation) = blocks::numbered(token as u32 as usize)?;
     let odd = (token >> 32) as u32;
     // Pairs with the Release in `make`. A failure orders nothing: nothing is concluded from it.
+    let redeemed = order!(Acquire, "token_redeemed_relaxed");
     generation
-        .compare_exchange(odd, odd.wrapping_add(1), TOKEN_REDEEMED, Ordering::Relaxed)
+        .compare_exchange(odd, odd.wrapping_add(1), redeemed, Ordering::Relaxed)
         .ok()?;
     Some(slot)
 }

@@ -12,7 +12,7 @@ use crate::raw::scan;
 use crate::raw::told;
 use crate::raw::wait::{Bell, Rope, Via};
 use crate::raw::wakes::Wakes;
-use crate::sync::{MutexGuard, Ordering};
+use crate::sync::{MutexGuard, Ordering, mutant};
 
 /// Where a break stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,7 +153,7 @@ impl Record {
     #[inline]
     fn close_gate(&'static self, inner: &mut Inner, publish: impl FnOnce(&mut Inner)) -> bool {
         let needs = inner.mode.begin_break();
-        if cfg!(lease_mutant = "close_after_barrier") {
+        if mutant!("close_after_barrier") {
             let reached = inner.mode.learn(needs.execute());
             publish(inner);
             return reached;
@@ -161,7 +161,10 @@ impl Record {
         // The mode goes into the gate together with the closing, before the barrier: who looks later,
         // fences; who looked earlier, did so before its point of the barrier, and its slot is visible to
         // this scan and all later ones.
+        let fenced = inner.mode.fenced;
+        inner.mode.fenced &= !mutant!("fenced_late");
         publish(inner);
+        inner.mode.fenced = fenced;
         inner.mode.learn(needs.execute())
     }
 
@@ -212,7 +215,7 @@ impl Record {
                 Some(Err(Shut))
             }
             _ => {
-                if cfg!(lease_mutant = "listen_after_look") {
+                if mutant!("listen_after_look") {
                     drop(inner);
                     inner = self.inner.lock();
                 }

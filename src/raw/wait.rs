@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::raw::told::{self, Waiting};
-use crate::sync::{Event, EventListener, Listener, MODEL, Mutex, spin_loop};
+use crate::sync::{Event, EventListener, Listener, MODEL, Mutex, mutant, spin_loop};
 
 /// How the waiter of a step is to be woken.
 pub(crate) enum Via<'a> {
@@ -93,6 +93,10 @@ impl Group {
         let mut rope = Rope::from(via);
         let mut together = self.0.lock();
         let over = together.left == 0 || together.spoilt;
+        if mutant!("group_listens_late") {
+            drop(together);
+            together = self.0.lock();
+        }
         if !over {
             together.bell.hang(&mut rope);
         }

@@ -3,7 +3,7 @@
 //!
 //! Statics and thread locals are the checker's, so every execution starts with a fresh process.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 #[cfg(lease_loom)]
@@ -15,7 +15,6 @@ pub(crate) use checker::sync::MutexGuard;
 pub(crate) use checker::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 pub(crate) use crossbeam_utils::atomic::AtomicCell;
 pub(crate) use std::hint::spin_loop;
-pub(crate) use std::sync::atomic::compiler_fence;
 
 /// A lock with the shape of the real one.
 #[derive(Default)]
@@ -111,4 +110,27 @@ macro_rules! const_new {
     };
 }
 
-pub(crate) use {const_new, process_static};
+/// Which mutant this process is: one build has them all in it.
+pub(crate) fn is_mutant(name: &str) -> bool {
+    static MUTANT: OnceLock<Option<String>> = OnceLock::new();
+    let mutant = MUTANT.get_or_init(|| std::env::var("LEASE_MUTANT").ok());
+    mutant.as_deref() == Some(name)
+}
+
+macro_rules! mutant {
+    ($name:literal) => {
+        (cfg!(lease_mutant = $name) || $crate::sync::is_mutant($name))
+    };
+}
+
+macro_rules! order {
+    ($order:ident, $name:literal) => {
+        if $crate::sync::mutant!($name) {
+            $crate::sync::Ordering::Relaxed
+        } else {
+            $crate::sync::Ordering::$order
+        }
+    };
+}
+
+pub(crate) use {const_new, mutant, order, process_static};

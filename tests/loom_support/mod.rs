@@ -19,11 +19,14 @@ pub(crate) mod thread {
     }
 }
 
-/// Explores every schedule with at most `preemptions` preemptions; 0: every schedule.
+/// Explores every schedule with at most `preemptions` preemptions; 0: every schedule. Mutants are given one more,
+/// for they are done when the first schedule fails; `LEASE_DEEP` gives one more to the crate as it is.
 pub(crate) fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = match preemptions {
         0 => None,
+        n if std::env::var_os("LEASE_MUTANT").is_some() => Some(n + 1),
+        n if std::env::var_os("LEASE_DEEP").is_some() => Some(n + 1),
         n => Some(n),
     };
     builder.max_branches = 20_000;
@@ -42,6 +45,15 @@ pub(crate) fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'stat
         "{name}: {} schedules",
         explored.load(std::sync::atomic::Ordering::Relaxed)
     );
+}
+
+/// Whether this process is that mutant: the same question as the crate's `mutant!`.
+pub(crate) fn is_mutant(name: &str) -> bool {
+    std::env::var("LEASE_MUTANT").is_ok_and(|mutant| mutant == name)
+}
+
+pub(crate) fn range(start: u64, end: u64) -> PageRange {
+    PageRange::new(start, end).unwrap()
 }
 
 /// The block behind a page.

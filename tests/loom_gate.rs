@@ -1,0 +1,276 @@
+//! Models of the gate, explored by loom as in `loom_core`: what a pinner may believe of the tables while breakers
+//! switch them, and of the mode while it changes.
+#![cfg(lease_loom)]
+
+mod loom_support;
+
+use std::sync::Arc;
+
+use layout_lease::{Barrier, Drained, PageRange, break_layouts_of};
+use loom_support::{Disk, Guard, device, explore, free, guard, guard_with, range, thread};
+
+/// A pinner of `pages` beside a breaker that does `steps`. Of the pages in question, the block must be freed under
+/// a proof, and never while the pinner uses it.
+fn pin_beside(
+    preemptions: usize,
+    pages: PageRange,
+    steps: impl Fn(&Guard) + Copy + Send + Sync + 'static,
+) {
+    explore(preemptions, move || {
+        let guard = guard();
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || steps(&guard)
+        });
+        if let Ok(pin) = guard.try_pin(pages) {
+            device(&guard);
+            drop(pin);
+        }
+        breaker.join().unwrap();
+    });
+}
+
+fn close<'g>(guard: &'g Guard, ranges: &[(u64, u64)]) -> Drained<'g, Disk> {
+    let ranges: Vec<_> = ranges
+        .iter()
+        .map(|(start, end)| range(*start, *end))
+        .collect();
+    guard.break_all(&ranges).wait().unwrap()
+}
+
+/// I1, I7: the table that the pinner reads is filled again, with pages behind its own, when those have been
+/// freed: it may believe that they are open only if it has seen why.
+#[test]
+fn i07_table_filled_again_with_later_pages() {
+    pin_beside(2, range(0, 1), |guard| {
+        let first = close(guard, &[(0, 1)]);
+        free(guard);
+        let second = close(guard, &[(4, 5)]);
+        drop(first);
+        drop(second);
+    });
+}
+
+/// I1, I7: as before, with pages before its own: here it is the end of the range that says so.
+#[test]
+fn i07_table_filled_again_with_earlier_pages() {
+    pin_beside(2, range(4, 5), |guard| {
+        let first = close(guard, &[(4, 5)]);
+        free(guard);
+        let second = close(guard, &[(0, 1)]);
+        drop(first);
+        drop(second);
+    });
+}
+
+/// I1, I7: the table had more ranges than it has room for, and its spill table goes back to the pool.
+#[test]
+fn i07_table_given_back() {
+    pin_beside(2, range(0, 1), |guard| {
+        let proof = close(guard, &[(0, 1), (4, 5)]);
+        free(guard);
+        drop(proof);
+    });
+}
+
+/// I1, I7: as before, and then it is filled again in place.
+#[test]
+fn i07_spilt_table_filled_again_in_place() {
+    pin_beside(2, range(0, 1), |guard| {
+        let first = close(guard, &[(0, 1), (4, 5)]);
+        free(guard);
+        let second = close(guard, &[(8, 9)]);
+        drop(first);
+        drop(second);
+    });
+}
+
+/// I1, I7: the spill table stays, and is filled again with pages behind the pinner's.
+#[test]
+fn i07_spill_table_filled_again_with_later_pages() {
+    pin_beside(2, range(0, 1), |guard| {
+        let first = close(guard, &[(0, 1), (4, 5)]);
+        free(guard);
+        let second = close(guard, &[(20, 21), (24, 25)]);
+        drop(first);
+        drop(second);
+    });
+}
+
+/// I1, I7: as before, with pages before its own.
+#[test]
+fn i07_spill_table_filled_again_with_earlier_pages() {
+    pin_beside(2, range(20, 21), |guard| {
+        let first = close(guard, &[(20, 21), (24, 25)]);
+        free(guard);
+        let second = close(guard, &[(0, 1), (4, 5)]);
+        drop(first);
+        drop(second);
+    });
+}
+
+/// I1: the pages stay closed while others beside them open: at no moment does the gate say otherwise.
+#[test]
+fn i01_closed_while_others_open() {
+    pin_beside(2, range(0, 1), |guard| {
+        let first = close(guard, &[(0, 1)]);
+        let second = close(guard, &[(4, 5)]);
+        drop(second);
+        free(guard);
+        drop(first);
+    });
+}
+
+/// As [`pin_beside`], where the breaker has closed some ranges, one after the other, before the two begin.
+fn pin_behind(
+    pages: PageRange,
+    closed: &'static [u64],
+    steps: impl Fn(&Guard, Vec<Drained<'static, Disk>>) + Copy + Send + Sync + 'static,
+) {
+    explore(2, move || {
+        let guard = guard();
+        let proofs: Vec<_> = closed
+            .iter()
+            .map(|page| guard.break_layouts_arc(*page..page + 1).wait().unwrap())
+            .collect();
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || steps(&guard, proofs)
+        });
+        if let Ok(pin) = guard.try_pin(pages) {
+            device(&guard);
+            drop(pin);
+        }
+        breaker.join().unwrap();
+    });
+}
+
+/// I1: as before, while the table that the pinner reads is emptied to be filled again with fewer ranges.
+#[test]
+fn i01_closed_while_the_table_is_emptied() {
+    pin_behind(range(0, 1), &[0, 4, 8], |guard, mut proofs| {
+        drop(proofs.pop());
+        drop(proofs.pop());
+        free(guard);
+        drop(proofs);
+    });
+}
+
+/// I1: pages elsewhere are closed and opened, then the pinner's: what it saw before is not what it sees now,
+/// however alike.
+#[test]
+fn i01_closed_elsewhere_before() {
+    pin_behind(range(0, 1), &[9], |guard, proofs| {
+        drop(proofs);
+        let proof = close(guard, &[(0, 1)]);
+        free(guard);
+        drop(proof);
+    });
+}
+
+/// I7: pages are opened while others stay closed, and the table that says so has said the same before.
+#[test]
+fn i07_opened_beside_closed_pages() {
+    pin_behind(range(0, 1), &[4, 0], |guard, mut proofs| {
+        free(guard);
+        drop(proofs.pop());
+        drop(proofs);
+    });
+}
+
+/// I7: the pages are reopened while a pinner that has filled its slot looks again; every schedule.
+#[test]
+fn i07_reopened_between_two_looks() {
+    explore(0, || {
+        let guard = guard_with(Barrier::Asymmetric);
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                if let Ok(proof) = guard.try_break_layouts(0..1) {
+                    free(&guard);
+                    drop(proof);
+                }
+            }
+        });
+        if let Ok(pin) = guard.try_pin(0..1) {
+            device(&guard);
+            drop(pin);
+        }
+        breaker.join().unwrap();
+    });
+}
+
+/// I2: the change from asymmetric to fenced. The first break puts `FENCED` into the gate and executes the
+/// barrier, the second trusts fences; a pin that looked before the first is seen by both, one that looks later
+/// has its fence.
+#[test]
+fn i02_change_to_fenced() {
+    pin_beside(2, range(0, 1), |guard| {
+        drop(close(guard, &[(9, 10)]));
+        let proof = close(guard, &[(0, 1)]);
+        free(guard);
+        drop(proof);
+    });
+}
+
+/// I2: the change from fenced back to asymmetric. One thread's pins are fenced and end the countdown; the other's
+/// may be without a fence then; the breaker finds either mode, and must execute what that needs.
+#[test]
+fn i02_change_back_to_asymmetric() {
+    explore(2, || {
+        let guard = guard();
+        // From here on the gate is fenced; one pin more and the countdown has run out (see `COUNTDOWN`).
+        drop(close(&guard, &[(9, 10)]));
+        drop(guard.try_pin(4..5));
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let proof = close(&guard, &[(0, 1)]);
+                free(&guard);
+                drop(proof);
+            }
+        });
+        let pinner = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                if let Ok(pin) = guard.try_pin(0..1) {
+                    device(&guard);
+                    drop(pin);
+                }
+            }
+        });
+        drop(guard.try_pin(4..5));
+        breaker.join().unwrap();
+        pinner.join().unwrap();
+    });
+}
+
+/// I2: one break closes pages of a fenced and of an asymmetric mapping: the barrier is the stronger of the two.
+#[test]
+fn i02_several_guards_in_different_modes() {
+    for fenced_first in [false, true] {
+        explore(2, move || {
+            let (a, b) = match fenced_first {
+                true => (guard_with(Barrier::Fenced), guard_with(Barrier::Asymmetric)),
+                false => (guard_with(Barrier::Asymmetric), guard_with(Barrier::Fenced)),
+            };
+            let breaker = thread::spawn({
+                let (a, b) = (Arc::clone(&a), Arc::clone(&b));
+                move || {
+                    let proofs = break_layouts_of(&[(&*a, range(0, 1)), (&*b, range(0, 1))]);
+                    let proofs = proofs.wait().unwrap();
+                    free(&a);
+                    free(&b);
+                    drop(proofs);
+                }
+            });
+            for guard in [&a, &b] {
+                if let Ok(pin) = guard.try_pin(0..1) {
+                    device(guard);
+                    drop(pin);
+                }
+            }
+            breaker.join().unwrap();
+        });
+    }
+}

@@ -1,0 +1,184 @@
+//! Models of slots and blocks, explored by loom as in `loom_core`: what a scan may believe of a slot that is cleared
+//! and filled again while it looks, and of the marks that tell how far it must look.
+#![cfg(lease_loom)]
+
+mod loom_support;
+
+use std::sync::Arc;
+
+use layout_lease::Barrier;
+use loom_support::{device, explore, free, guard, guard_with, thread};
+
+/// The pin of `first` is released on another thread, and the slot filled again with `second` by the thread that
+/// owns it, while a breaker of `broken` scans.
+fn refilled(
+    first: std::ops::Range<u64>,
+    second: std::ops::Range<u64>,
+    broken: std::ops::Range<u64>,
+) {
+    explore(2, move || {
+        let guard = guard();
+        let same_block = first.contains(&broken.start);
+        let first = guard.try_pin(first.clone()).unwrap();
+        // The other slot of the block is in use.
+        let other = guard.try_pin(40..41).unwrap();
+        let releaser = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                if same_block {
+                    device(&guard);
+                }
+                drop(first);
+            }
+        });
+        let breaker = thread::spawn({
+            let (guard, broken) = (Arc::clone(&guard), broken.clone());
+            move || {
+                let proof = guard.break_layouts(broken).wait().unwrap();
+                free(&guard);
+                drop(proof);
+            }
+        });
+        let second = guard.try_pin(second.clone()).unwrap();
+        releaser.join().unwrap();
+        // A break that took the second pin for one of its pages would wait for ever.
+        breaker.join().unwrap();
+        drop((other, second));
+    });
+}
+
+/// I7, I11: the scan meets a mixture of two pins. The newer one is of later pages: it is the start that
+/// says that the older is over.
+#[test]
+fn i11_slot_refilled_with_later_pages() {
+    refilled(0..1, 8..9, 0..1);
+}
+
+/// I7, I11: the newer one is of earlier pages: it is the end that says so.
+#[test]
+fn i11_slot_refilled_with_earlier_pages() {
+    refilled(8..9, 0..1, 8..9);
+}
+
+/// I6, I11: a mixture of two pins, neither of them of closed pages, that looks like one: nobody would ever
+/// end the wait for it.
+#[test]
+fn i11_mixture_that_looks_like_a_pin() {
+    refilled(0..1, 8..9, 4..5);
+    refilled(8..9, 0..1, 4..5);
+}
+
+/// I7: the owner of a block sees that a pin in it is over, lowers the mark and raises it again for another. A scan
+/// that does not look at the slot any more has still to come after the release.
+#[test]
+fn i07_mark_lowered_and_raised() {
+    explore(2, || {
+        let guard = guard_with(Barrier::Fenced);
+        let low = guard.try_pin(20..21).unwrap();
+        let high = guard.try_pin(0..1).unwrap();
+        let releaser = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                device(&guard);
+                drop(high);
+            }
+        });
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let proof = guard.break_layouts(0..1).wait().unwrap();
+                free(&guard);
+                drop(proof);
+            }
+        });
+        drop(low);
+        // The block goes to the pool, and comes back from there.
+        layout_lease::leave_thread();
+        let again = guard.try_pin(20..21).unwrap();
+        releaser.join().unwrap();
+        breaker.join().unwrap();
+        drop(again);
+    });
+}
+
+/// I7: as before, while the thread stays: its fenced pins tidy its blocks.
+#[test]
+fn i07_mark_lowered_by_tidying() {
+    explore(2, || {
+        let guard = guard_with(Barrier::Fenced);
+        let low = guard.try_pin(20..21).unwrap();
+        let high = guard.try_pin(0..1).unwrap();
+        let releaser = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                device(&guard);
+                drop(high);
+            }
+        });
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let proof = guard.break_layouts(0..1).wait().unwrap();
+                free(&guard);
+                drop(proof);
+            }
+        });
+        drop(low);
+        drop(guard.try_pin(20..21));
+        releaser.join().unwrap();
+        breaker.join().unwrap();
+    });
+}
+
+/// I2, I11: a pin in a slot that was never in use before: the scan must look that far.
+#[test]
+fn i11_mark_raised_beside_a_scan() {
+    explore(3, || {
+        let guard = guard_with(Barrier::Asymmetric);
+        let pinner = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let low = guard.try_pin(20..21).unwrap();
+                if let Ok(pin) = guard.try_pin(0..1) {
+                    device(&guard);
+                    drop(pin);
+                }
+                drop(low);
+            }
+        });
+        if let Ok(proof) = guard.try_break_layouts(0..1) {
+            free(&guard);
+            drop(proof);
+        }
+        pinner.join().unwrap();
+    });
+}
+
+/// I6: the slot that a holder clears is filled again at once, for other pages, by the thread that owns it: the
+/// holder must still say which pages it has left.
+#[test]
+fn i06_range_of_a_slot_that_is_taken_again() {
+    explore(2, || {
+        let guard = guard();
+        let pin = guard.try_pin(0..1).unwrap();
+        let holder = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                device(&guard);
+                drop(pin);
+            }
+        });
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let proof = guard.break_layouts(0..1).wait().unwrap();
+                free(&guard);
+                drop(proof);
+            }
+        });
+        let other = guard.try_pin(8..9).unwrap();
+        holder.join().unwrap();
+        breaker.join().unwrap();
+        drop(other);
+    });
+}
