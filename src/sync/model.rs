@@ -38,9 +38,10 @@ impl<T> Mutex<T> {
 }
 
 /// An event with the shape of the real one, as far as it is used: each has one listener at a time, which
-/// is registered and notified once.
+/// is registered and notified once. Like the real one it owns nothing until somebody listens, so that it may be
+/// forgotten as long as nobody has: a run of millions of schedules would see that grow.
 #[derive(Default)]
-pub(crate) struct Event(Arc<Bell>);
+pub(crate) struct Event(OnceLock<Arc<Bell>>);
 
 #[derive(Default)]
 struct Bell {
@@ -50,14 +51,17 @@ struct Bell {
 
 impl Event {
     pub(crate) fn listen(&self) -> EventListener {
-        EventListener(Arc::clone(&self.0))
+        EventListener(Arc::clone(self.0.get_or_init(Arc::default)))
     }
 
     pub(crate) fn notify(&self, _n: usize) {
-        if let Ok(mut rung) = self.0.rung.lock() {
+        let Some(bell) = self.0.get() else {
+            return;
+        };
+        if let Ok(mut rung) = bell.rung.lock() {
             *rung = true;
         }
-        self.0.heard.notify_all();
+        bell.heard.notify_all();
     }
 }
 
