@@ -4,6 +4,7 @@
 #   scripts/shuttle.sh                    100,000 schedules, and two of the controls
 #   scripts/shuttle.sh long               10,000,000, and all controls
 #   scripts/shuttle.sh controls [NAME...] the controls alone: all, or these
+#   scripts/shuttle.sh build              nothing is played
 #   scripts/shuttle.sh replay SCENE WHAT  one schedule, as a failure has printed it, or the seed of a random one
 #
 # A control is the crate with one line broken (`lease_mutant`), and a scene that must notice: by a page that is
@@ -111,6 +112,7 @@ controls)
     [ ${#names[@]} -gt 0 ] || mapfile -t names < <(every_control)
     controls "${names[@]}"
     ;;
+build) build none ;;
 replay)
     # shellcheck disable=SC2046 # they are words
     LEASE_REPLAY=$3 play "$2" $(build none)

@@ -23,12 +23,13 @@ suppressions="suppressions=$PWD/$target/suppressions"
 export RUST_BACKTRACE=0
 
 export TSAN_OPTIONS="halt_on_error=1 $suppressions"
+# `slot_fill_relaxed` is not among them: a relaxed store by another thread cuts off what the release before it has
+# released, but the sanitizer keeps that. So whoever sees the slot filled anew is taken to have seen it cleared.
 if [ "${1:-}" = controls ]; then
     for broken in \
         slot_clear_relaxed:slot_cleared_then_scanned \
         skip_relaxed:slot_cleared_then_scanned \
         slot_free_relaxed:slot_cleared_refilled \
-        slot_fill_relaxed:slot_cleared_refilled \
         opened_relaxed:gate_opened_then_pinned \
         look_relaxed:gate_opened_then_pinned \
         token_made_relaxed:token_made \

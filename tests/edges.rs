@@ -3,16 +3,16 @@
 //! **What it shows.** Two or three threads touch the same plain memory, a "disk block", in a fixed order. What
 //! orders them is one edge of the crate and nothing else: the threads tell each other how far they are by
 //! relaxed flags, which order nothing. So if the edge were missing, the two accesses would be a data race, and
-//! ThreadSanitizer should say so (`scripts/tsan.sh controls` tries it with the edge's mutant; it has not been
-//! seen to). As ordinary tests they see what this machine shows, which on x86 is little.
+//! ThreadSanitizer would say so (`scripts/tsan.sh controls` takes it away by the edge's mutant, and each must be
+//! reported). As ordinary tests they see what this machine shows, which on x86 is little.
 //!
 //! **Why single shots.** In a loop the threads order each other by accident, through the mapping's lock or a
 //! slot of the round before, and the sanitizer, which follows every release and acquire, is content.
 //!
-//! | test | edge | mutant to try |
+//! | test | edge | mutant |
 //! | --- | --- | --- |
 //! | `slot_cleared_then_scanned` | slot cleared, seen free by a scan | `slot_clear_relaxed`, `skip_relaxed` |
-//! | `slot_cleared_refilled_then_scanned` | slot cleared, refilled by its owner, scanned | `slot_free_relaxed`, `slot_fill_relaxed` |
+//! | `slot_cleared_refilled_then_scanned` | slot cleared, refilled by its owner, scanned | `slot_free_relaxed` |
 //! | `gate_opened_then_pinned` | gate opened, read by a pin | `opened_relaxed`, `look_relaxed` |
 //! | `token_made_then_redeemed` | token made, redeemed | `token_made_relaxed`, `token_redeemed_relaxed` |
 //! | the others | through the mapping's lock | (that is parking_lot's) |
