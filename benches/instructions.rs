@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! instructions WHAT N       does WHAT so often: a mode (asymmetric, fenced, adaptive) and one of
-//!                           pin, elsewhere, between, break; for example `fenced-elsewhere`
+//!                           pin, elsewhere, refused, between, break; for example `fenced-elsewhere`
 //! instructions membarrier   says whether the system grants it: else every guard is a fenced one
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | pin | nothing is closed |
 //! | elsewhere | another range is closed |
+//! | refused | the same, and it has refused this thread |
 //! | between | two others are closed, far apart |
 //! | break | of a page that nobody holds; another page is pinned |
 //!
@@ -83,6 +84,14 @@ fn main() -> ExitCode {
         "pin" => pins(&guard, times),
         "elsewhere" => {
             let proof = close(0);
+            pins(&guard, times);
+            drop(proof);
+        }
+        "refused" => {
+            let proof = close(0);
+            if guard.try_pin(0..1).is_ok() {
+                return ExitCode::FAILURE;
+            }
             pins(&guard, times);
             drop(proof);
         }

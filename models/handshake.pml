@@ -58,15 +58,8 @@
 #define ADDRESSES (1 + PINNERS)
 #endif
 
-/* Nothing has been stored to the gate since this pinner has begun to watch it. */
-bit same[PINNERS];
-#if PINNERS > 1
-#define STORED(a) same[0] = same[0] && (a) != GATE; same[1] = same[1] && (a) != GATE
-#else
-#define STORED(a) same[0] = same[0] && (a) != GATE
-#endif
 /* [publish_gate], and unlocking in the same step: without the lock one sees only that the gate changes. */
-#define PUBLISH(word) mem[GATE] = (word); STORED(GATE)
+#define PUBLISH(word) mem[GATE] = (word)
 
 #define CPUS (PINNERS + BREAKERS)
 #include "tso.pml"

@@ -84,27 +84,27 @@ inline wake_them(me_) {
     od
 }
 
-/* Whether the word w is the first, still. A word that names closed pages never comes again: so it is the one
- * as long as nothing has been stored. */
-#ifdef WORD_COMES_AGAIN
-#define SAME (w == first)
+/* Who is shy, looks before it fills. That does less than who is not: so only liveness needs it. */
+#ifdef FAIR
+#define SHY shy
+#ifdef BOLD
+#define MAKE_SHY skip
 #else
-#define SAME same[me]
+#define MAKE_SHY shy = 1
 #endif
-inline forget_word() {
-    same[me] = 0;
-#ifdef WORD_COMES_AGAIN
-    first = 0;
+#define MAY_BE_BOLD(me_) shy = shy && (LOAD(me_, GATE) & PAGES) /* [is_shy] */
+#else
+#define SHY 0
+#define MAKE_SHY skip
+#define MAY_BE_BOLD(me_) skip
 #endif
-    w = 0
-}
 
 proctype pinner(byte me) {
     byte r;    /* the pages of the pin */
     byte w;    /* what a look said; not kept from step to step */
     byte b, n; /* of the scan */
-#ifdef WORD_COMES_AGAIN
-    byte first;
+#ifdef FAIR
+    bit shy;   /* refused by a gate that is closed still: [make_shy] */
 #endif
 #ifdef WORDS
     byte owner, from, to;
@@ -117,59 +117,51 @@ idle:
         :: goto enough
         fi;
         if
-        :: LOAD(me, GATE) == 0 /* [at_hand], [look], [is_open]: before the slot is filled */
-        :: else -> goto slowly
+        :: !SHY /* [at_hand]: a slot is */
+        :: goto elsewhere
         fi
     }
+    goto fills;
 
+elsewhere: /* [try_pin_elsewhere] */
+    atomic {
+        if
+        :: LOAD(me, GATE) & r -> MAKE_SHY; r = 0; goto idle /* [refuses], [overlaps] */
+        :: else -> MAY_BE_BOLD(me)
+        fi
+    }
+fills:
     fill_slot(me, r);
 #ifdef LOOK_FIRST
     atomic { grant(me, r); goto hold };
 #endif
     /* [light]: nothing at run time. */
+#ifdef MODE_FIRST
     atomic {
         if
-        :: LOAD(me, GATE) == 0 -> grant(me, r); goto hold /* [look], [is_open] */
-        :: else -> goto again
+        :: LOAD(me, GATE) & r -> goto retreat
+        :: else -> grant(me, r); goto hold
         fi
     }
-
-slowly: /* [try_pin_slowly] */
-    atomic { /* [look]: the first word */
-        if
-        :: LOAD(me, GATE) & PAGES ->
-            same[me] = 1
-#ifdef WORD_COMES_AGAIN
-            ; first = LOAD(me, GATE)
 #endif
-        :: else -> goto fills
-        fi
-    }
-    atomic {
-        if
-        :: LOAD(me, GATE) & r -> same[me] = 0; r = 0; goto idle /* [refuses], [overlaps] */
-        :: else
-        fi
-    }
-fills:
-    fill_slot(me, r);
-    atomic { /* [look_behind_barrier] */
+    atomic { /* [look], [look_again], [look_that_counts] */
         w = LOAD(me, GATE);
         if
         :: PIN_FENCED(w, r) -> w = 0
-        :: !PIN_FENCED(w, r) && (w & PAGES) && !SAME -> forget_word(); goto again
-        :: else -> forget_word(); grant(me, r); goto hold /* [is_open_to_fenced] */
+        :: !PIN_FENCED(w, r) && (w & PAGES) -> w = 0; goto may_stay
+        :: else -> w = 0; grant(me, r); goto hold /* [is_open] */
         fi
     }
     atomic { /* [full], and the look behind it */
         drain_all(me);
         w = LOAD(me, GATE);
         if
-        :: (w & PAGES) && !SAME -> forget_word(); goto again
-        :: !((w & PAGES) && !SAME) && !IS_FENCED(w) -> forget_word(); grant(me, r); goto hold
-        :: !((w & PAGES) && !SAME) && IS_FENCED(w) -> forget_word(); grant(me, r) /* [count_fenced_pin] */
+        :: w & PAGES -> w = 0; goto may_stay
+        :: !(w & PAGES) && !IS_FENCED(w) -> w = 0; grant(me, r); goto hold /* [is_open_to_fenced] */
+        :: !(w & PAGES) && IS_FENCED(w) -> w = 0; grant(me, r) /* [count_fenced_pin] */
         fi
     }
+counted:
 #ifdef MODE_UNLOCKED
     atomic {
         if
@@ -195,35 +187,12 @@ fills:
         goto hold
     }
 
-again: /* [look_again] */
-#ifdef MODE_FIRST
-    atomic {
-        if
-        :: LOAD(me, GATE) & r -> goto retreat
-        :: else -> grant(me, r); goto hold
-        fi
-    }
-#endif
-    atomic { /* [look_behind_barrier] */
-        w = LOAD(me, GATE);
-        if
-        :: PIN_FENCED(w, r) -> w = 0
-        :: !PIN_FENCED(w, r) && (w & PAGES) -> w = 0; goto may_stay
-        :: else -> w = 0; grant(me, r); goto hold /* [is_open_to_fenced] */
-        fi
-    }
-    atomic { /* [full], and the look behind it */
-        drain_all(me);
-        if
-        :: LOAD(me, GATE) & PAGES
-        :: else -> grant(me, r); goto hold /* [is_open_to_fenced] */
-        fi
-    }
 may_stay:
     atomic {
         if
-        :: LOAD(me, GATE) & r -> goto retreat /* [refuses], [overlaps] */
-        :: else -> grant(me, r); goto hold
+        :: LOAD(me, GATE) & r -> MAKE_SHY; goto retreat /* [refuses], [overlaps] */
+        /* Whether the look that counted was a fenced one, is left open. */
+        :: else -> grant(me, r); goto counted
         fi
     }
 retreat: /* Back out the way a pin goes. */
@@ -258,18 +227,12 @@ clear:
         fi
     }
 #endif
-    atomic {
-        if
-        :: LOAD(me, GATE) == 0 -> r = 0; goto idle /* [look], [is_open] */
-        :: else
-        fi
-    }
-    atomic { /* [unpin_watched], [look_behind_barrier] */
+    atomic { /* [look], [unpin_watched], [look_that_counts] */
         w = LOAD(me, GATE);
         if
         :: UNPIN_FENCED(w, r) -> w = 0
         :: !UNPIN_FENCED(w, r) && (w & PAGES) -> w = 0; goto contended
-        :: else -> w = 0; r = 0; goto idle /* [is_open_to_fenced] */
+        :: else -> w = 0; r = 0; goto idle /* [is_open], [is_open_to_fenced] */
         fi
     }
     atomic { /* [full], and the look behind it */

@@ -2,14 +2,11 @@
  *
  * Who includes this says how many CPUS and ADDRESSES there are, and how deep the buffers (DEPTH). Each
  * process is on a CPU of its own. It loads with LOAD, stores with `store` where there is ROOM, and fences
- * with `drain_all`. STORED says what else is to be done when a store becomes visible. With FAIR every CPU's buffer empties itself in a process of its own, so that weak
+ * with `drain_all`. With FAIR every CPU's buffer empties itself in a process of its own, so that weak
  * fairness is for each of them. */
 
 byte mem[ADDRESSES];
 
-#ifndef STORED
-#define STORED(a) skip
-#endif
 
 /* An entry of a buffer: 0 for none, else 1 + 16 * address + value. */
 byte buffer[CPUS * DEPTH];
@@ -56,7 +53,6 @@ inline store(c_, a_, v_) {
 /* The oldest store becomes visible. */
 inline drain_one(c_) {
     mem[ADDRESS(AT(c_, 0))] = VALUE(AT(c_, 0));
-    STORED(ADDRESS(AT(c_, 0)));
 #if DEPTH > 1
     AT(c_, 0) = AT(c_, 1);
 #endif

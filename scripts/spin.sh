@@ -53,7 +53,6 @@ rows=(
     "MODE_FIRST        |freed |freed  |"
     "MODE_UNLOCKED     |freed |freed  |"
     "LOOK_FIRST        |freed |freed  |"
-    "WORD_COMES_AGAIN  |freed |freed  |"
     "FLAG_NOT_COUNT    |freed |freed  |"
     "NO_RESCAN         |freed |freed  |"
     "TRY_WITHOUT_BARRIER|freed|freed  |-DPINNERS=1 -DBREAKERS=1 -DCANCEL -DMAY_FAIL"
@@ -65,6 +64,7 @@ rows=(
     "RETREAT_SILENT    |hang  |hang   |"
     "SNAPSHOT_ONCE     |hang  |hang   |-DPINNERS=1 -DBREAKERS=1 -DWORDS -DGAP -DDEPTH=4"
     # The fair check must be able to fail, too.
+    "fair_bold         |hang  |liveness|-DFAIR -DBREAKERS=1 -DBOLD"
     "fair_listen       |hang  |liveness|-DFAIR -DBREAKERS=1 -DLISTEN_AFTER_LOOK"
     "SHARE_STARTED_BEFORE|freed|freed ||sharing"
     "SHARE_UNFENCED    |freed |freed  ||sharing"

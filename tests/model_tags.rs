@@ -13,8 +13,10 @@ use std::path::Path;
 const MODELLED: &[&str] = &[
     // protocol.rs: pinners
     "try_pin",
-    "try_pin_slowly",
-    "look_behind_barrier",
+    "try_pin_elsewhere",
+    "is_shy",
+    "make_shy",
+    "look_that_counts",
     "count_fenced_pin",
     "charge",
     "look_again",

@@ -200,6 +200,11 @@ fn put_at_hand(near: &'static [Slot]) {
     }
 }
 
+/// The next pin goes the slow way, which begins to look where it would have.
+pub(super) fn take_from_hand() {
+    NEXT.with(|next| next.set(None));
+}
+
 /// From now on the slow way must look.
 fn put_away() {
     // They fail only where the cells are gone already.

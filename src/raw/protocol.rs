@@ -6,10 +6,10 @@
 //! the pins.
 //!
 //! ```text
-//!   pin    gate open? -> slot = range; barrier; gate open? -> pinned
-//!                                               overlaps?  -> unpin; refused, or into the queue
-//!   unpin  slot = free; barrier; gate open? -> done
-//!                                overlaps?  -> lock; off the draining breaks; the last? -> wake
+//!   pin    slot = range; barrier; gate open? -> pinned
+//!                                 overlaps?  -> unpin; refused, or into the queue
+//!   unpin  slot = free;  barrier; gate open? -> done
+//!                                 overlaps?  -> lock; off the draining breaks; the last? -> wake
 //!   break  lock; ticket; close the gate; barrier; nobody before it? -> scan; none left? -> drained
 //!   reopen lock; out of the queue; those behind it: grant, drain; gate; wake
 //! ```
@@ -67,6 +67,24 @@ thread_cell! {
     static FENCED_PINS: Cell<u32> = Cell::new(CHARGE);
 }
 
+thread_cell! {
+    /// Who has refused this thread, until its gate is open again.
+    static REFUSED_BY: Cell<Option<&'static Record>> = Cell::new(None);
+}
+
+/// Whether this thread was refused by a gate that is closed still. Such a one has no slot at hand, so that it looks
+/// at a gate before it fills a slot. Else those who try again and again could keep a breaker busy with slots
+/// that come and go; so each thread steps back at most once for a break, and newcomers do not starve it (I5).
+fn is_shy() -> bool {
+    let by = REFUSED_BY.with(Cell::get);
+    // Closed, as far as this thread has seen: who has seen it closed does not see it open before it opens.
+    let shy = by.is_some_and(|record| record.gate.is_closed());
+    if by.is_some() && !shy {
+        REFUSED_BY.with(|cell| cell.set(None));
+    }
+    shy
+}
+
 impl Record {
     /// Pins `range` unless some page of it is closed; [`refusal`](Self::refusal) says why not. Never
     /// waits.
@@ -76,25 +94,21 @@ impl Record {
         range: PageRange,
         location: &'static Location<'static>,
     ) -> Option<&'static Slot> {
-        // The gate is looked at before the slot is filled, too, so that a refused pinner that tries again
-        // and again does not keep the breaker busy with slots that come and go.
-        let first = self.gate.look();
-        if !first.is_open() {
-            return self.try_pin_slowly(first, range, location);
-        }
         let Some(slot) = blocks::at_hand() else {
             return self.try_pin_elsewhere(range, location);
         };
+        let early = mutant!("look_first").then(|| self.gate.look());
         slot.fill(self.number, range, location);
         barrier::light();
-        if mutant!("look_first") || self.gate.look().is_open() {
+        let look = early.unwrap_or_else(|| self.gate.look());
+        if look.is_open() {
             slot.confirm();
             return Some(slot);
         }
-        self.look_again(slot, range)
+        self.look_again(slot, range, look)
     }
 
-    /// [`try_pin`](Self::try_pin), where the slots at hand are in use.
+    /// [`try_pin`](Self::try_pin), where no slot is at hand: the thread has many pins, or was refused.
     #[cold]
     #[inline(never)]
     fn try_pin_elsewhere(
@@ -102,45 +116,32 @@ impl Record {
         range: PageRange,
         location: &'static Location<'static>,
     ) -> Option<&'static Slot> {
-        let slot = blocks::publish_elsewhere(self.number, range, location);
-        self.look_again(slot, range)
-    }
-
-    /// [`try_pin`](Self::try_pin), where something is closed, somewhere, or the gate wants fences.
-    #[cold]
-    #[inline(never)]
-    fn try_pin_slowly(
-        &'static self,
-        first: Look,
-        range: PageRange,
-        location: &'static Location<'static>,
-    ) -> Option<&'static Slot> {
-        if !first.is_open_to_fenced() && self.refuses(range) {
+        if self.refuses(range) {
+            self.make_shy();
             return None;
         }
-        let slot = blocks::publish(self.number, range, location);
-        let look = match mutant!("look_slowly_first") {
-            true => first,
-            false => self.look_behind_barrier(),
-        };
-        // A word that names closed ranges never comes again, so the same word says that since the first
-        // look nothing has changed: and those ranges are elsewhere.
-        if !look.is_open_to_fenced() && look != first {
-            return self.look_again(slot, range);
+        let early = mutant!("look_elsewhere_first").then(|| self.gate.look());
+        let slot = blocks::publish_elsewhere(self.number, range, location);
+        if is_shy() {
+            blocks::take_from_hand();
         }
-        slot.confirm();
-        if look.is_fenced() {
-            self.count_fenced_pin();
-        }
-        Some(slot)
+        barrier::light();
+        let look = early.unwrap_or_else(|| self.gate.look());
+        self.look_again(slot, range, look)
     }
 
-    /// A look at the gate that counts: behind the store to the slot, and behind a fence if it says that
-    /// there must be one, whichever pages are closed.
+    /// This thread has been refused.
+    fn make_shy(&'static self) {
+        if !is_shy() {
+            REFUSED_BY.with(|cell| cell.set(Some(self)));
+        }
+        blocks::take_from_hand();
+    }
+
+    /// What counts, where `look` came behind the light barrier: that look, or if it says that there must be a
+    /// fence, whichever pages are closed, one behind a fence.
     #[inline(always)]
-    fn look_behind_barrier(&self) -> Look {
-        barrier::light();
-        let look = self.gate.look();
+    fn look_that_counts(&self, look: Look) -> Look {
         if !look.is_fenced() {
             return look;
         }
@@ -182,10 +183,17 @@ impl Record {
         }
     }
 
-    /// The slot is filled, and something is closed or the gate wants a fence: may we stay?
+    /// The slot is filled, and `look` behind the light barrier said that something is closed, somewhere, or that
+    /// pins need a fence: may we stay?
     #[cold]
-    fn look_again(&'static self, slot: &'static Slot, range: PageRange) -> Option<&'static Slot> {
-        let look = self.look_behind_barrier();
+    #[inline(never)]
+    fn look_again(
+        &'static self,
+        slot: &'static Slot,
+        range: PageRange,
+        look: Look,
+    ) -> Option<&'static Slot> {
+        let look = self.look_that_counts(look);
         if !look.is_open_to_fenced() && self.refuses(range) {
             // Back out the way a pin goes: a scan may have counted us (I6).
             if mutant!("retreat_silent") {
@@ -193,9 +201,13 @@ impl Record {
             } else {
                 self.unpin(slot);
             }
+            self.make_shy();
             return None;
         }
         slot.confirm();
+        if look.is_fenced() {
+            self.count_fenced_pin();
+        }
         Some(slot)
     }
 
@@ -228,16 +240,17 @@ impl Record {
             range = slot.range();
         }
         barrier::light();
-        if !self.gate.look().is_open() {
-            self.unpin_watched(range);
+        let look = self.gate.look();
+        if !look.is_open() {
+            self.unpin_watched(range, look);
         }
     }
 
     /// Something is closed, somewhere, or the gate wants fences.
     #[cold]
     #[inline(never)]
-    fn unpin_watched(&'static self, range: PageRange) {
-        if !self.look_behind_barrier().is_open_to_fenced() {
+    fn unpin_watched(&'static self, range: PageRange, look: Look) {
+        if !self.look_that_counts(look).is_open_to_fenced() {
             self.unpin_contended(range);
         }
     }
@@ -282,5 +295,29 @@ impl Record {
     /// Whether some of these pages are closed.
     pub(crate) fn is_closed(&self, range: PageRange) -> bool {
         self.gate.overlaps(range)
+    }
+}
+
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
+mod tests {
+    use crate::guard::LayoutGuard;
+    use crate::raw::blocks;
+
+    #[test]
+    fn who_was_refused_has_no_slot_at_hand_until_that_gate_is_open() {
+        let guards = [(); 2].map(|()| LayoutGuard::<()>::default());
+        let pin = |n: usize, page: u64| guards[n].try_pin(page..page + 1).map(drop).is_ok();
+        let close = |n: usize| guards[n].break_layouts(0..1).wait().unwrap();
+        let proof = close(0);
+        assert!(pin(0, 5) && blocks::at_hand().is_some());
+        assert!(!pin(0, 0) && blocks::at_hand().is_none());
+        // Pins elsewhere pass, and change nothing about it; nor does being refused elsewhere.
+        assert!(pin(0, 5) && pin(1, 0) && blocks::at_hand().is_none());
+        let other = close(1);
+        assert!(!pin(1, 0) && blocks::at_hand().is_none());
+        drop(other);
+        assert!(pin(1, 0) && blocks::at_hand().is_none());
+        drop(proof);
+        assert!(pin(1, 0) && blocks::at_hand().is_some());
     }
 }
