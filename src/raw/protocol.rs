@@ -67,19 +67,35 @@ thread_cell! {
     static FENCED_PINS: Cell<u32> = Cell::new(CHARGE);
 }
 
+/// Pins after which a thread forgets that a guard has refused it which is closed for good.
+const FORGETS: u32 = 4_096;
+
 thread_cell! {
     /// Who has refused this thread, until its gate is open again.
     static REFUSED_BY: Cell<Option<&'static Record>> = Cell::new(None);
+}
+
+thread_cell! {
+    /// Pins until it is forgotten, if its gate does not open again.
+    static REMEMBERS: Cell<u32> = Cell::new(0);
 }
 
 /// Whether this thread was refused by a gate that is closed still. Such a one has no slot at hand, so that it looks
 /// at a gate before it fills a slot. Else those who try again and again could keep a breaker busy with slots
 /// that come and go; so each thread steps back at most once for a break, and newcomers do not starve it (I5).
 fn is_shy() -> bool {
-    let by = REFUSED_BY.with(Cell::get);
+    let Some(record) = REFUSED_BY.with(Cell::get) else {
+        return false;
+    };
     // Closed, as far as this thread has seen: who has seen it closed does not see it open before it opens.
-    let shy = by.is_some_and(|record| record.gate.is_closed());
-    if by.is_some() && !shy {
+    let shy = if record.gate.is_final() {
+        let left = REMEMBERS.with(Cell::get);
+        REMEMBERS.with(|cell| cell.set(left.saturating_sub(1)));
+        left > 0
+    } else {
+        record.gate.is_closed()
+    };
+    if !shy {
         REFUSED_BY.with(|cell| cell.set(None));
     }
     shy
@@ -134,6 +150,7 @@ impl Record {
     fn make_shy(&'static self) {
         if !is_shy() {
             REFUSED_BY.with(|cell| cell.set(Some(self)));
+            REMEMBERS.with(|cell| cell.set(FORGETS));
         }
         blocks::take_from_hand();
     }
@@ -319,5 +336,18 @@ mod tests {
         assert!(pin(1, 0) && blocks::at_hand().is_none());
         drop(proof);
         assert!(pin(1, 0) && blocks::at_hand().is_some());
+    }
+
+    #[test]
+    fn a_guard_that_is_closed_for_good_is_forgotten_in_the_end() {
+        let guards = [(); 2].map(|()| LayoutGuard::<()>::default());
+        let pin = |n: usize| guards[n].try_pin(0..1).map(drop).is_ok();
+        guards[0].close().wait();
+        // However often it tries.
+        for _ in 0..2 * super::FORGETS {
+            assert!(!pin(0) && blocks::at_hand().is_none());
+        }
+        let never = (0..=super::FORGETS).all(|_| pin(1) && blocks::at_hand().is_none());
+        assert!(!never && blocks::at_hand().is_some());
     }
 }
