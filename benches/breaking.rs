@@ -5,12 +5,13 @@
 //! | idle | nothing else runs in the process |
 //! | other core pinning | breaks back to back, while another core pins another page; against the write lock of a parking_lot `RwLock` that another core read-locks all the time |
 //! | frequent | the same, but between two breaks the other core gets at least ten pins or read locks done; only the break is timed. (A write lock taken back to back keeps the lock's cache line to itself, and the readers out.) |
-//! | rare | many pins between two breaks, only the break is timed; against one bare `membarrier` |
+//! | rare | many pins between two breaks, only the break is timed; against a bare `membarrier` timed in between |
 //! | range | from 1 page to 2^60 |
 //! | idle threads | before, under and after 1,024 parked threads that have pinned once |
 
 mod support;
 
+use std::cell::Cell;
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
 use std::thread;
@@ -92,16 +93,30 @@ fn other_core_pinning(bench: &mut Bench) {
 
 /// Only the last step of each iteration is timed, and the median of a turn stands for all of them: one step that the
 /// machine interrupted would outweigh hundreds.
-fn timed_after(iters: u64, before: impl Fn(), timed: impl Fn()) -> Duration {
-    let mut all = Vec::with_capacity(iters as usize);
+fn timed_after(iters: u64, before: impl Fn(), timed: &dyn Fn()) -> Duration {
+    let [median] = medians_after(iters, before, [timed]);
+    median * iters as u32
+}
+
+/// The median of each of `timed`, which take turns.
+fn medians_after<const N: usize>(
+    iters: u64,
+    before: impl Fn(),
+    timed: [&dyn Fn(); N],
+) -> [Duration; N] {
+    let mut all = timed.map(|_| Vec::with_capacity(iters as usize));
     for _ in 0..iters {
-        before();
-        let start = Instant::now();
-        timed();
-        all.push(start.elapsed());
+        for (timed, all) in timed.iter().zip(&mut all) {
+            before();
+            let start = Instant::now();
+            timed();
+            all.push(start.elapsed());
+        }
     }
-    all.sort_unstable();
-    all[all.len() / 2] * iters as u32
+    all.map(|mut all| {
+        all.sort_unstable();
+        all.get(all.len() / 2).copied().unwrap_or_default()
+    })
 }
 
 fn frequent(bench: &mut Bench) {
@@ -145,34 +160,34 @@ fn frequent(bench: &mut Bench) {
     group.run();
 }
 
+/// Each turn times a bare `membarrier` and a break one after the other, again and again: the barrier varies by more
+/// than what a break adds to it.
 fn rare(bench: &mut Bench) {
     /// Far above what any mode needs to see that breaks are rare.
     const PINS: u64 = 100_000;
     let mut group = bench.group("rare");
-    group.effort(31, Duration::from_millis(15));
-    let some = guard(MODES[0].1);
-    let pins = |guard: &'static LayoutGuard<()>| {
-        repeat(PINS, |i| pin_one_page(guard, 1_000 + (i & 0xff)));
-    };
-    let mut case = |name: &str, before: Box<dyn Fn()>, timed: Box<dyn Fn()>| {
+    group.effort(31, Duration::from_millis(30));
+    let mut case = |name: &str, guard: &'static LayoutGuard<()>, timed: Box<dyn Fn()>| {
+        let before = move || drop(repeat(PINS, |i| pin_one_page(guard, 1_000 + (i & 0xff))));
         group.case(name, move |iters| {
             let other = Busy::start(1, spin_loop);
-            other.meanwhile(|| timed_after(iters, &before, &timed))
+            let bare = Cell::new(Duration::ZERO);
+            let mut timing = other.meanwhile(|| {
+                let [barrier, own] = medians_after(iters, before, [&expedited, &timed]);
+                bare.set(barrier);
+                own * iters as u32
+            });
+            timing
+                .also
+                .push(("membarrier_ns", bare.get().as_nanos() as f64));
+            timing
         });
     };
-    case("clock", Box::new(move || pins(some)), Box::new(|| ()));
-    case(
-        "membarrier",
-        Box::new(move || pins(some)),
-        Box::new(expedited),
-    );
+    case("clock", guard(MODES[0].1), Box::new(|| ()));
+    case("membarrier", guard(MODES[0].1), Box::new(expedited));
     for (mode, barrier) in MODES {
         let guard = guard(barrier);
-        case(
-            mode,
-            Box::new(move || pins(guard)),
-            Box::new(move || break_one_page(guard, 0)),
-        );
+        case(mode, guard, Box::new(move || break_one_page(guard, 0)));
     }
     group.run();
 }

@@ -123,6 +123,11 @@ class Results:
     def difference(self, bench, group, case, other):
         return [a - b for a, b in zip(self.rounds(bench, group, case), self.rounds(bench, group, other))]
 
+    def above_barrier(self, case):
+        """What a break adds to a membarrier, where the two took turns."""
+        columns = [self.rounds("break", "rare", case, number) for number in ("ns", "membarrier_ns")]
+        return [a - b for a, b in zip(*columns)]
+
     def net_ratio(self, bench, group, case, other, control):
         """As `ratio`, without what `control` takes."""
         columns = [self.rounds(bench, group, c) for c in (case, other, control)]

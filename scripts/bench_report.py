@@ -128,9 +128,9 @@ def breaks(results):
     out += [table(head, rows), ""]
     rows = []
     for case in ["clock", "membarrier"] + MODES:
-        more = shown(results.difference("break", "rare", case, "membarrier"))
+        more = shown(results.above_barrier(case))
         rows.append([case, shown(results.rounds("break", "rare", case)), more])
-    out += [table(["after 100,000 pins, another core running", "ns", "more than membarrier"], rows), ""]
+    out += [table(["after 100,000 pins, another core running", "ns", "more than a membarrier beside it"], rows), ""]
     rows = [[f"2^{p}"] + [shown(results.rounds("break", "range", f"{m} 2^{p}")) for m in MODES] for p in BREAK_POWERS]
     out += [table(["pages"] + MODES, rows), ""]
     rows = [[w] + [shown(results.rounds("break", "idle threads", f"{m}, {w}")) for m in MODES] for w in WHEN]
