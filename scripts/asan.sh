@@ -13,10 +13,17 @@ if [ "${1:-}" = controls ]; then
     control gate_ignored 'ERROR: AddressSanitizer: heap-use-after-free' edges memory_freed
     controls_done
 fi
-PROPTEST_CASES=300 sanitized none test --test edges --test promises --test twin --test file_blocks \
-    --test pmem_kv_store --test pmem_kv_damage
-HOSTILE_SECONDS=5 sanitized none test --test hostile
-sanitized none run --example pmem_kv -- demo --seconds 5
-sanitized none run --example uring_pool -- --seconds 3
-sanitized none run --example collision -- --seconds 2
-sanitized none run --example mmap_truncate -- --seconds 3
+failed=0
+part() { # cargo's arguments
+    sanitized none "$@" || failed=1
+}
+export PROPTEST_CASES=300 HOSTILE_SECONDS=5
+part test --test edges --test twin --test file_blocks --test pmem_kv_store --test pmem_kv_damage
+# Without two that ask how much memory the process has: the sanitizer keeps what is freed for a while.
+part test --test promises -- --skip i05_bursts_beside_long_pins --skip i09_blocks_of_threads
+part test --test hostile
+part run --example pmem_kv -- demo --seconds 5
+part run --example uring_pool -- --seconds 3
+part run --example collision -- --seconds 2
+part run --example mmap_truncate -- --seconds 3
+exit "$failed"

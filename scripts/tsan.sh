@@ -44,11 +44,14 @@ sanitized none test --test edges -- --test-threads 1
 export TSAN_OPTIONS="exitcode=0 $suppressions"
 reports() { # name, cargo's arguments
     local log=$target/$1.log
-    sanitized none test "${@:2}" >"$log" 2>&1 || { tail -n 40 "$log"; exit 1; }
-    grep -E '^test result' "$log"
-    scripts/tsan_reports.py "$log"
+    sanitized none test "${@:2}" >"$log" 2>&1 || { tail -n 40 "$log"; failed=1; }
+    grep -E '^test result' "$log" || true
+    scripts/tsan_reports.py "$log" || failed=1
 }
-# Without two that the sanitizer makes too slow, or too large.
-PROPTEST_CASES=100 reports promises --test promises -- --skip retire_ten_thousand --skip i09_blocks_of_threads
+failed=0
+# Without four that the sanitizer makes too slow for their own limits, or too large.
+PROPTEST_CASES=100 reports promises --test promises -- --skip retire_ten_thousand --skip i09_blocks_of_threads \
+    --skip a_forked_child_may_drop_a_guard --skip i05_a_stream_of_leases
 PROPTEST_CASES=100 reports twin --test twin --test file_blocks
 HOSTILE_SECONDS=10 reports hostile --test hostile
+exit "$failed"

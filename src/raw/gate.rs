@@ -342,3 +342,78 @@ fn give_back(place: u64) {
         spill.give_back();
     }
 }
+
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
+mod tests {
+    use super::*;
+
+    fn pages(len: u64) -> Vec<PageRange> {
+        let one = |n| PageRange::reassembled(2 * n, 2 * n + 1);
+        (0..len).map(one).collect()
+    }
+
+    /// A long table is given back when its gate's table is filled anew with less, and when the gate opens: else a
+    /// mapping that closes many ranges again and again would take more memory each time.
+    #[test]
+    fn long_tables_are_used_again() {
+        // Of these sizes nobody else in this process has any.
+        let (many, most) = (pages(3_000), pages(5_000));
+        let gate = Gate::new(false);
+        for version in 1..40 {
+            match version % 4 {
+                0 => gate.publish(version, &[], None, false),
+                1 => gate.publish(version, &many, None, false),
+                2 => gate.publish(version, &most, None, false),
+                _ => gate.publish(version, &many[..1], None, false),
+            }
+            assert_eq!(gate.is_closed(), version % 4 != 0);
+        }
+        gate.shut(40);
+        gate.reset(false);
+        let other = Gate::new(false);
+        other.publish(1, &most, None, false);
+        other.publish(2, &most, None, false);
+        let made = [4_096, 8_192].map(spills::made_with_room);
+        assert!(made.iter().all(|n| (1..=2).contains(n)), "{made:?}");
+    }
+
+    /// The same for the list of chunks, which has a table of its own beside that of the other ranges.
+    #[test]
+    fn long_lists_of_chunks_are_used_again() {
+        let mut chunks = Chunks::default();
+        let mut more = 0;
+        while chunks.len() <= 256 {
+            chunks.insert(PageRange::reassembled(2 * more, 2 * more + 1));
+            chunks.published();
+            more += 1;
+        }
+        let gate = Gate::new(false);
+        for version in 1..40 {
+            match version % 4 {
+                0 => gate.publish(version, &[], None, false),
+                1 => gate.publish(version, &pages(1), None, false),
+                _ => gate.publish(version, &[], Some(&chunks), false),
+            }
+        }
+        let made = spills::made_with_room(512);
+        assert!((1..=2).contains(&made), "{made}");
+    }
+
+    /// Where a table once had a range in place, a long one without chunks does not look for the list of such.
+    #[test]
+    fn a_long_table_without_chunks_has_no_list_of_them() {
+        let [list, chunk] = [600, 600].map(Spill::take);
+        list.pairs()[0].store(chunk.place(1), 1_000);
+        chunk.pairs()[0].store(100, 101);
+        let gate = Gate::new(false);
+        // Two tables take turns.
+        let lies = PageRange::reassembled(list.place(1), list.place(1) + 1);
+        (1..=2).for_each(|version| gate.publish(version, &[lies], None, false));
+        let far: Vec<_> = pages(50)
+            .iter()
+            .map(|p| PageRange::reassembled(p.start() + 5_000, p.end() + 5_000))
+            .collect();
+        (3..=4).for_each(|version| gate.publish(version, &far, None, false));
+        assert!(gate.overlaps(far[0]) && !gate.overlaps(PageRange::reassembled(100, 101)));
+    }
+}

@@ -97,6 +97,13 @@ impl Spill {
     }
 }
 
+/// How many tables of this size there are, used or not.
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
+pub(super) fn made_with_room(room: usize) -> usize {
+    let spills: &'static Spills = &SPILLS;
+    spills.iter().filter(|s| s.pairs().len() == room).count()
+}
+
 /// The size of the shortest table with room for `len` ranges.
 fn class(len: usize) -> usize {
     let room = len.next_power_of_two().ilog2();

@@ -255,9 +255,14 @@ fn i05_a_granted_pin_is_not_of_the_thread_that_granted_it() {
     waiter.assert_waits();
     let granter = thread::scope(|s| {
         let granter = s.spawn(|| {
+            // It has pins of its own, so the granted one is not in the first of its slots.
+            let own = [10, 20, 30].map(|page| guard.try_pin(page..=page).unwrap());
             drop(proof);
             // While the granter still lives: afterwards nobody is named anyway.
-            assert_ne!(guard.holders(..)[0].thread(), Some(thread::current().id()));
+            let me = Some(thread::current().id());
+            assert_ne!(guard.holders(..1)[0].thread(), me);
+            assert!(guard.holders(1..).iter().all(|h| h.thread() == me));
+            drop(own);
         });
         granter.join()
     });

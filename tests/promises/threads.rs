@@ -208,6 +208,15 @@ fn i09_pins_outlive_their_thread_and_those_who_take_over_its_slots() {
                     let page = generation * 1_000 + n * 2;
                     send.send(guard.try_pin(page..page + 1).unwrap()).unwrap();
                 }
+                // Those that it found in the slots that it took over are not its own.
+                let (me, before) = (thread::current().id(), generation * 1_000);
+                let early = guard.holders(..before.max(1));
+                assert!(
+                    early
+                        .iter()
+                        .all(|h| h.range().start() >= before || h.thread() != Some(me))
+                );
+                assert_eq!(guard.holders(before..)[0].thread(), Some(me));
             });
             left.extend(pins.try_iter());
             // Holes for the next one to fill.
