@@ -61,5 +61,7 @@ mod threads;
 mod tokens;
 #[path = "promises/turns.rs"]
 mod turns;
+#[path = "promises/unnoticed.rs"]
+mod unnoticed;
 #[path = "promises/waiting.rs"]
 mod waiting;

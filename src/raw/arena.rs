@@ -124,6 +124,9 @@ mod tests {
             assert_eq!(arena.position_of(address), Some(n));
         }
         assert_eq!(arena.position_of(std::ptr::from_ref(&arena).addr()), None);
+        let short = Arena::<usize, 2>::new();
+        let behind = std::ptr::from_ref(short.push(|i| i)).wrapping_add(2).addr();
+        assert_eq!(short.position_of(behind), None);
         assert!(std::ptr::eq(first, arena.iter().next().unwrap()));
         assert!(arena.iter().copied().eq(0..1_000));
     }

@@ -377,26 +377,31 @@ mod tests {
         assert!(made.iter().all(|n| (1..=2).contains(n)), "{made:?}");
     }
 
-    /// The same for the list of chunks, which has a table of its own beside that of the other ranges.
+    /// The same for the list of chunks, which has a table of its own beside that of the other ranges; and for the
+    /// chunks, when they are replaced and when nobody wants them any more.
     #[test]
     fn long_lists_of_chunks_are_used_again() {
-        let mut chunks = Chunks::default();
-        let mut more = 0;
-        while chunks.len() <= 256 {
-            chunks.insert(PageRange::reassembled(2 * more, 2 * more + 1));
-            chunks.published();
-            more += 1;
-        }
-        let gate = Gate::new(false);
-        for version in 1..40 {
-            match version % 4 {
-                0 => gate.publish(version, &[], None, false),
-                1 => gate.publish(version, &pages(1), None, false),
-                _ => gate.publish(version, &[], Some(&chunks), false),
+        for _ in 0..2 {
+            let mut chunks = Chunks::default();
+            let mut more = 0;
+            while chunks.len() <= 256 {
+                chunks.insert(PageRange::reassembled(2 * more, 2 * more + 1));
+                chunks.published();
+                more += 1;
             }
+            let gate = Gate::new(false);
+            for version in 1..40 {
+                match version % 4 {
+                    0 => gate.publish(version, &[], None, false),
+                    1 => gate.publish(version, &pages(1), None, false),
+                    _ => gate.publish(version, &[], Some(&chunks), false),
+                }
+            }
+            gate.reset(false);
         }
-        let made = spills::made_with_room(512);
-        assert!((1..=2).contains(&made), "{made}");
+        let made = [256, 512].map(spills::made_with_room);
+        // Of the long ones nobody else has any, of the short ones only few.
+        assert!((257..400).contains(&made[0]) && made[1] <= 2, "{made:?}");
     }
 
     /// Where a table once had a range in place, a long one without chunks does not look for the list of such.
