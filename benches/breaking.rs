@@ -168,7 +168,9 @@ fn rare(bench: &mut Bench) {
     let mut group = bench.group("rare");
     group.effort(31, Duration::from_millis(30));
     let mut case = |name: &str, guard: &'static LayoutGuard<()>, timed: Box<dyn Fn()>| {
-        let before = move || drop(repeat(PINS, |i| pin_one_page(guard, 1_000 + (i & 0xff))));
+        let before = move || {
+            repeat(PINS, |i| pin_one_page(guard, 1_000 + (i & 0xff)));
+        };
         group.case(name, move |iters| {
             let other = Busy::start(1, spin_loop);
             let bare = Cell::new(Duration::ZERO);
