@@ -43,6 +43,10 @@ spin *names:
 mutants *names:
     scripts/mutants.sh {{ names }}
 
+# cargo-mutants' mutants of the machine, all in one build: `just cargo-mutants gate turns` for these files.
+cargo-mutants *files:
+    scripts/cargo_mutants.py all {{ files }}
+
 # The hostile block map, and its control with a gate that nobody respects.
 hostile seconds="20":
     HOSTILE_SECONDS={{ seconds }} cargo test --release --test hostile -- --nocapture
@@ -96,6 +100,6 @@ package:
 licences *what:
     scripts/licences.sh {{ what }}
 
-# What is too long for every change.
-nightly:
-    scripts/nightly.sh
+# What is too long for every change: all of it, or `just nightly fuzz twin`; `just nightly --doc` writes the results into SAFETY.md.
+nightly *steps:
+    scripts/nightly.sh {{ steps }}
