@@ -378,13 +378,14 @@ impl PagePin {
         match record.close_ranges(ranges.clone()) {
             Err(_) => Err(self),
             Ok(turn) => {
-                // It counts this pin, as does every break before it.
-                drop(self);
                 let breaking = BreakLayouts {
                     guard: GuardRef::Borrowed(guard),
                     ranges,
                     state: State::Queued(turn),
                 };
+                // It counts this pin, as does every break before it. Whose waker may panic: then ours is
+                // dropped (I8).
+                drop(self);
                 Ok(breaking)
             }
         }

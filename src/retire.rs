@@ -15,6 +15,7 @@ use crate::guard::{GuardRef, LayoutGuard, Verdict};
 use crate::range::PageRange;
 use crate::raw::retiring::Retirement;
 use crate::raw::shelf::Claim;
+use crate::raw::told;
 use crate::raw::wait::{Step, Via, waitable};
 use crate::sync::Mutex;
 
@@ -281,16 +282,18 @@ fn run<M: BlockMap + Send + Sync + 'static>(
         }
         Err(_) => Some(outcome),
     };
+    let in_vain = !matches!(untold, None | Some(Outcome::Over(Ok(_))));
+    if in_vain {
+        guard.record().count_in_vain();
+    }
+    // Behind the count, for a waker may panic.
     drop(proof);
+    if in_vain {
+        told::retired_in_vain(pages);
+    }
     match untold {
-        Some(Outcome::Panicked(panic)) => {
-            guard.record().retired_in_vain(pages);
-            resume_unwind(panic)
-        }
-        Some(Outcome::Over(Err(error))) => {
-            guard.record().retired_in_vain(pages);
-            Err(error)
-        }
+        Some(Outcome::Panicked(panic)) => resume_unwind(panic),
+        Some(Outcome::Over(Err(error))) => Err(error),
         _ => Ok(freed),
     }
 }
@@ -406,7 +409,7 @@ impl<M: BlockMap + Send + Sync + 'static> Drop for Retired<M> {
             return;
         };
         let record = self.guard.record();
-        record.unhang_retired(*id);
+        let _last = record.unhang_retired(*id);
         let mut told = match job.0.try_lock() {
             Some(told) => told,
             // Whoever had the lock is not there to release it.

@@ -7,12 +7,10 @@ use std::any::Any;
 use std::mem;
 use std::sync::Arc;
 
-use crate::range::PageRange;
 use crate::raw::entry::{BreakState, Ranges, Retired, What};
 use crate::raw::record::{Record, Shut};
 use crate::raw::shelf::Claim;
-use crate::raw::told;
-use crate::raw::wait::{Rope, Via};
+use crate::raw::wait::{Bell, Rope, Via};
 use crate::raw::wakes::Wakes;
 use crate::sync::mutant;
 
@@ -56,10 +54,9 @@ impl Record {
         self.wake(wakes);
     }
 
-    /// A retirement of `pages` has come to its end without their blocks being freed, and nobody waits for it.
-    pub(crate) fn retired_in_vain(&'static self, pages: Option<PageRange>) {
+    /// A retirement has come to its end without its blocks being freed, and nobody waits for it.
+    pub(crate) fn count_in_vain(&'static self) {
         self.inner.lock().queue.ledger_mut().retired_failed += 1;
-        told::retired_in_vain(pages);
     }
 
     /// A retirement that is ready, to be freed by the caller.
@@ -88,14 +85,12 @@ impl Record {
         Retirement::Waiting
     }
 
-    /// Whoever waited for the retirement does not any more.
-    pub(crate) fn unhang_retired(&'static self, id: u64) {
-        let Some(mut inner) = self.lock_to_drop() else {
-            return;
-        };
-        let bell = inner.queue.retired_bell(id).map(mem::take);
-        drop(inner);
-        drop(bell);
+    /// Whoever waited for the retirement does not any more. What is returned is to be dropped last: it has a waker
+    /// in it.
+    #[must_use]
+    pub(crate) fn unhang_retired(&'static self, id: u64) -> Option<Bell> {
+        let mut inner = self.lock_to_drop()?;
+        inner.queue.retired_bell(id).map(mem::take)
     }
 
     /// Whether some retirement is ready, or none is there and the guard closed, so that none will ever be; else

@@ -282,8 +282,9 @@ impl Record {
             }
         }
         drop(inner);
-        drop((removed, shelved));
         self.wake(wakes);
+        // Last, for there are wakers in there, whose drops may panic.
+        drop((removed, shelved));
     }
 
     /// A retirement is over, and somebody else than who has run it may wait for that.

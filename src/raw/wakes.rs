@@ -45,14 +45,20 @@ impl Wakes {
     }
 
     fn ring_several(self) {
-        let mut panicked = None;
-        for bell in self.first.into_iter().chain(self.more) {
-            // A bell is used up; there is nothing that could be half done.
-            let rung = catch_unwind(AssertUnwindSafe(|| bell.ring()));
-            panicked = panicked.or(rung.err());
-        }
-        if let Some(panic) = panicked {
-            resume_unwind(panic);
-        }
+        // A bell is used up; there is nothing that could be half done.
+        for_each(self.first.into_iter().chain(self.more), Bell::ring);
+    }
+}
+
+/// Calls `wake` with each of `all`, also if wakers panic in there: then the first panic goes on when all have had
+/// their turn. It must leave nothing half done.
+pub(crate) fn for_each<T>(all: impl Iterator<Item = T>, mut wake: impl FnMut(T)) {
+    let mut panicked = None;
+    for one in all {
+        let woken = catch_unwind(AssertUnwindSafe(|| wake(one)));
+        panicked = panicked.or(woken.err());
+    }
+    if let Some(panic) = panicked {
+        resume_unwind(panic);
     }
 }

@@ -27,6 +27,26 @@ fn poll_broken<F: Future + Unpin>(future: &mut F) {
     assert!(answer.is_pending());
 }
 
+/// Panics when nobody needs it any more.
+struct Fragile;
+
+impl Wake for Fragile {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Fragile {
+    fn drop(&mut self) {
+        resume_unwind(Box::new("a broken waker"));
+    }
+}
+
+/// Polls with a waker whose drop panics, and leaves that to whoever takes the waker out again.
+fn poll_fragile<F: Future + Unpin>(future: &mut F) {
+    let fragile = Waker::from(Arc::new(Fragile));
+    let answer = Pin::new(future).poll(&mut Context::from_waker(&fragile));
+    assert!(answer.is_pending());
+}
+
 /// The panic of a waker goes on through the call that wakes it.
 fn panics<T>(call: impl FnOnce() -> T) -> Box<dyn Any + Send> {
     let answer = panic::catch_unwind(AssertUnwindSafe(call));
@@ -150,5 +170,101 @@ fn i08_a_wake_that_panics_leaves_a_lease_as_long_as_it_is() {
     let mut breaking = guard.break_layouts(6..8);
     drop(breaking.now().unwrap());
     drop(held);
+    assert_clean(&guard);
+}
+
+/// A holder that broke what it held, and by letting go woke a task that panicked: its own break was in the queue
+/// by then, and nobody had it. The pages stayed closed for ever.
+#[test]
+fn i08_a_wake_that_panics_in_into_break_leaves_nothing_closed() {
+    let guard = bare();
+    let pin = guard.try_pin(0..4).unwrap();
+    let mut before = guard.break_layouts(0..4);
+    poll_broken(&mut before);
+    panics(|| pin.into_break(&guard));
+    assert_eq!(guard.stats().queued, 1, "that of the other");
+    drop((before.now().unwrap(), before));
+    assert_clean(&guard);
+}
+
+/// Proofs of several guards that woke a task that panicked: those of the guards behind that one were not given
+/// back, and their pages stayed closed for ever.
+#[test]
+fn i08_a_wake_that_panics_leaves_no_other_guard_closed() {
+    let guards = [(); 3].map(|()| bare());
+    let parts: Vec<(&dyn AnyGuard, PageRange)> = guards
+        .iter()
+        .map(|guard| (guard as &dyn AnyGuard, pages(0, 4)))
+        .collect();
+    for drained in [true, false] {
+        let held = (!drained).then(|| guards[1].try_pin(0..1).unwrap());
+        let mut breaking = break_layouts_of(&parts);
+        let (bell, mut broken, mut sound) = (
+            Bell::new(),
+            guards.each_ref().map(|guard| guard.pin(0..1)),
+            guards.each_ref().map(|guard| guard.pin(0..1)),
+        );
+        broken.iter_mut().for_each(poll_broken);
+        for waiter in &mut sound {
+            assert!(bell.poll(waiter).is_pending());
+        }
+        if drained {
+            let proofs = breaking.now().unwrap();
+            panics(|| drop(proofs));
+        } else {
+            breaking.assert_waits();
+            panics(|| drop(breaking));
+        }
+        assert_eq!(bell.rung(), 3, "drained: {drained}");
+        drop((broken, sound, held));
+        for guard in &guards {
+            assert!(is_open(guard, PageRange::ALL), "drained: {drained}");
+            assert_clean(guard);
+        }
+    }
+}
+
+/// A task whose waker panics when it is dropped, and who gave up its break, took the wakes of those with it who
+/// had waited for that.
+#[test]
+fn i08_a_waker_that_panics_when_it_is_dropped_keeps_no_wake_from_others() {
+    let guard = bare();
+    let pin = guard.try_pin(0..1).unwrap();
+    let mut breaking = guard.break_layouts(0..4);
+    poll_fragile(&mut breaking);
+    let (bell, mut waiter) = (Bell::new(), guard.pin(2..4));
+    assert!(bell.poll(&mut waiter).is_pending());
+    panics(|| drop(breaking));
+    assert_eq!(bell.rung(), 1);
+    drop((waiter, pin));
+    assert_clean(&guard);
+}
+
+/// A retirement that failed, and whose pages were waited for by a task that panicked when it was woken, was not
+/// counted among those that failed.
+#[test]
+fn i08_a_wake_that_panics_lets_no_failed_retirement_go_uncounted() {
+    let guard = Arc::new(Engine::guard(|_, _| Err(EngineError("no"))));
+    drop(guard.retire(0..4));
+    let mut waiter = guard.pin(0..1);
+    poll_broken(&mut waiter);
+    panics(|| guard.run_retired());
+    assert_eq!(guard.stats().retired_failed, 1);
+    drop(waiter);
+    assert_clean(&guard);
+}
+
+/// A task that gave up its retirement, and whose waker panicked when it was dropped, was still said to wait for it:
+/// what became of it was told to nobody.
+#[test]
+fn i08_a_waker_that_panics_when_it_is_dropped_detaches_a_retirement() {
+    let guard = Arc::new(Engine::guard(|_, _| Err(EngineError("no"))));
+    let mut retired = guard.retire_after(0..4, 1);
+    poll_fragile(&mut retired);
+    panics(|| drop(retired));
+    guard.durable(1);
+    let mut failures = Vec::new();
+    guard.run_retired_with(|pages, error| failures.push((pages, error)));
+    assert_eq!(failures, [(pages(0, 4), OpError::Map(EngineError("no")))]);
     assert_clean(&guard);
 }
