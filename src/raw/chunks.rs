@@ -12,7 +12,7 @@
 //!
 //! A chunk is never changed while a gate's word leads to it: readers who are on their way find all of the old
 //! chunk, or see that the word has moved on ([`gate`](crate::raw::gate)). So a chunk that was replaced is kept
-//! until the gate has been published.
+//! until the gate has been published; one that was made since then, nobody has been led to.
 
 use crate::sync::Ordering::Relaxed;
 use std::mem;
@@ -30,6 +30,8 @@ pub(super) struct Chunks {
     chunks: Vec<Chunk>,
     /// Chunks that were replaced. Readers may still be led to them.
     old: Vec<&'static Spill>,
+    /// How often the gate has been published.
+    published: u64,
     /// For the copies.
     scratch: Vec<PageRange>,
 }
@@ -40,11 +42,13 @@ struct Chunk {
     len: usize,
     /// The end of its last range.
     end: u64,
+    /// How often the gate had been published when it was made: nobody is led to it before the next time.
+    made: u64,
 }
 
 impl Chunk {
     /// A chunk of `ranges`, of which there are some.
-    fn new(ranges: &[PageRange]) -> Self {
+    fn new(ranges: &[PageRange], made: u64) -> Self {
         let spill = Spill::take(ranges.len());
         for (pair, range) in spill.pairs().iter().zip(ranges) {
             pair.store(range.start(), range.end());
@@ -53,6 +57,7 @@ impl Chunk {
             spill,
             len: ranges.len(),
             end: ranges.last().map_or(0, PageRange::end),
+            made,
         }
     }
 
@@ -134,7 +139,9 @@ impl Chunks {
         };
         let (first, second) = ranges.split_at(cut);
         let parts = [first, second].into_iter().filter(|part| !part.is_empty());
-        self.chunks.splice(at..at, parts.map(Chunk::new));
+        let made = self.published;
+        let new = parts.map(|part| Chunk::new(part, made));
+        self.chunks.splice(at..at, new);
         ranges.clear();
         self.scratch = ranges;
     }
@@ -143,7 +150,9 @@ impl Chunks {
     fn take_out(&mut self, at: usize, ranges: &mut Vec<PageRange>, place: usize) {
         let chunk = self.chunks.remove(at);
         ranges.splice(place..place, chunk.ranges());
-        if mutant!("chunk_given_back_early") {
+        // Very many may be changed between two publications.
+        let unheard_of = chunk.made == self.published;
+        if unheard_of || mutant!("chunk_given_back_early") {
             return chunk.spill.give_back();
         }
         self.old.push(chunk.spill);
@@ -151,6 +160,7 @@ impl Chunks {
 
     /// The gate has been published: nobody who is led to a chunk that was replaced believes what it says.
     pub(super) fn published(&mut self) {
+        self.published += 1;
         self.old.drain(..).for_each(Spill::give_back);
     }
 }
@@ -236,5 +246,23 @@ mod tests {
             chunks.published();
             assert!(chunks.old.is_empty() && chunks.is_empty());
         }
+    }
+
+    /// Pins that were let go one after the other, each with a retirement behind it, took a table each, until the
+    /// gate was published again: nothing of the kind happens in between.
+    #[test]
+    fn keeps_what_readers_may_be_led_to_and_no_more() {
+        let mut chunks = Chunks::default();
+        (0..10).for_each(|page| chunks.insert(one(2 * page)));
+        chunks.published();
+        let led_to = chunks.chunks[0].spill.place(0);
+        for page in 0..10 {
+            chunks.insert(one(2 * page + 1));
+            let old: Vec<u64> = chunks.old.iter().map(|spill| spill.place(0)).collect();
+            assert_eq!(old, [led_to]);
+            chunks.check(11 + page as usize);
+        }
+        chunks.published();
+        assert!(chunks.old.is_empty());
     }
 }

@@ -17,20 +17,26 @@ impl Queue {
     pub(super) fn shelve(&mut self, wakes: &mut Wakes) {
         // One that is being given up stays where it is.
         let drained = |e: &Entry| matches!(&e.what, What::Retired(r) if r.state == BreakState::Drained && !r.running);
-        let (mut any, mut ready) = (false, false);
-        while let Some(at) = self.entries.iter().position(drained) {
-            let entry = self.entries.remove(at);
-            let ledger = self.ledger.get_or_insert_default();
-            ready |= ledger.shelf.add(entry, ledger.durable, wakes);
-            any = true;
+        let Some(first) = self.entries.iter().position(drained) else {
+            return;
+        };
+        let entry = self.entries.remove(first);
+        let ledger = self.ledger.get_or_insert_default();
+        let mut ready = ledger.shelf.add(entry, ledger.durable, wakes);
+        if self.entries[first..].iter().any(drained) {
+            // The others in one go: a holder of many pages may have been the last that very many waited for.
+            let all = std::mem::take(&mut self.entries);
+            let (due, rest): (Vec<Entry>, Vec<Entry>) = all.into_iter().partition(drained);
+            self.entries = rest;
+            for entry in due {
+                ready |= ledger.shelf.add(entry, ledger.durable, wakes);
+            }
         }
         if ready {
             self.tell_reclaimers(wakes);
         }
-        if any {
-            // Also if none is ready: what waits for the log alone now, the closing gives up.
-            self.tell_closing(wakes);
-        }
+        // Also if none is ready: what waits for the log alone now, the closing gives up.
+        self.tell_closing(wakes);
     }
 
     /// Everything up to `lsn` is on media.
