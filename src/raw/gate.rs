@@ -160,8 +160,7 @@ impl Gate {
         let chunks = chunks.filter(|chunks| !chunks.is_empty());
         if ranges.is_empty() && chunks.is_none() {
             if word != mode {
-                // Pairs with the Acquire loads in `look` and `overlaps` (I7).
-                self.word.store(mode, order!(Release, "opened_relaxed"));
+                self.say_open(mode);
                 // The word names neither table now.
                 self.tables.iter().for_each(Table::give_back);
             }
@@ -176,14 +175,43 @@ impl Gate {
             !word & TABLE
         };
         self.tables[usize::from(idle != 0)].fill(ranges, chunks);
-        // Pairs with the Acquire loads in `look` and `overlaps`: who sees the word sees the table.
         let version = if mutant!("version_repeats") {
             1
         } else {
             version
         };
-        let closed = version << VERSION_SHIFT | mode | idle;
-        self.word.store(closed, order!(Release, "closed_relaxed"));
+        self.say_closed(version << VERSION_SHIFT | mode | idle);
+    }
+
+    /// Says that pinners need no fence any more: what is closed stays so, in the same table under a new version.
+    /// Under the record's lock; by a pinner, so it takes no other, and no longer where more is closed (I12).
+    pub(super) fn lighten(&self, version: u64) {
+        let word = self.word.load(Relaxed);
+        if word & FENCED == 0 {
+            return;
+        }
+        match word & !FENCED {
+            0 => self.say_open(0),
+            _ => self.say_closed(version << VERSION_SHIFT | word & TABLE),
+        }
+    }
+
+    fn say_open(&self, mode: u64) {
+        // Pairs with the Acquire loads in `look` and `overlaps` (I7).
+        self.word.store(mode, order!(Release, "opened_relaxed"));
+    }
+
+    fn say_closed(&self, word: u64) {
+        // Pairs with the Acquire loads in `look` and `overlaps`: who sees the word sees the table.
+        self.word.store(word, order!(Release, "closed_relaxed"));
+    }
+
+    /// Whether opening it takes no lock: it has no spill tables to be given back.
+    #[inline]
+    pub(super) fn is_short(&self) -> bool {
+        let [one, other] = &self.tables;
+        let shapes = one.shape.load(Relaxed) | other.shape.load(Relaxed);
+        shapes & !(INDEXED - 1) == 0
     }
 
     /// Closes everything for good. Under the record's lock.

@@ -191,7 +191,8 @@ impl Record {
         };
         let before = inner.mode;
         if inner.mode.count_down(CHARGE) {
-            self.publish_gate(&mut inner);
+            let version = inner.tick();
+            self.gate.lighten(version);
             if mutant!("mode_changed_late") {
                 let after = std::mem::replace(&mut inner.mode, before);
                 drop(inner);

@@ -179,7 +179,7 @@ impl Record {
     pub(super) fn lock_to_drop(&self) -> Option<MutexGuard<'_, Inner>> {
         // Asking for the process is a system call: only if it matters.
         match self.inner.try_lock() {
-            Some(inner) if inner.queue.is_quiet() => Some(inner),
+            Some(inner) if self.gate.is_short() && inner.queue.is_quiet() => Some(inner),
             _ if self.is_forked() => None,
             Some(inner) => Some(inner),
             None => Some(self.inner.lock()),
@@ -323,7 +323,70 @@ mod tests {
     use std::time::Duration;
 
     use crate::maps::ExtentMap;
+    use crate::raw::{barrier, spills};
+    use crate::sync::Ordering;
     use crate::{LayoutGuard, PageRange, break_layouts_of};
+
+    /// Whether `work` comes to its end while somebody has the lock of the long tables.
+    fn ends_without_tables(work: impl FnOnce() + Send) -> bool {
+        let (done, ended) = mpsc::channel();
+        let tables = spills::hold();
+        thread::scope(|s| {
+            s.spawn(move || {
+                work();
+                done.send(()).ok();
+            });
+            let answer = ended.recv_timeout(Duration::from_secs(20));
+            drop(tables);
+            answer.is_ok()
+        })
+    }
+
+    /// The child of a fork that dropped the only proof of a guard gave back a long table, which the gate still had
+    /// from a time when more was closed; and waited for ever, if another thread of the parent had just been
+    /// doing the like.
+    #[test]
+    fn a_forked_child_gives_no_table_back() {
+        let guard = Arc::new(LayoutGuard::new(ExtentMap::new(8)));
+        let proof = guard.break_layouts(0..1).wait().unwrap();
+        drop((guard.retire(2..3), guard.retire(4..5)));
+        guard.run_retired();
+        let record = guard.record();
+        assert!(record.inner.lock().queue.is_quiet() && !record.gate.is_short());
+        // As a child sees it.
+        record.process.store(0, Ordering::Relaxed);
+        assert!(
+            ends_without_tables(|| drop(proof)),
+            "it waits for the tables"
+        );
+        record.process.store(std::process::id(), Ordering::Relaxed);
+        assert_eq!(guard.stats().queued, 1, "that is the parent's affair");
+    }
+
+    /// A pinner whose pin was the last of a countdown wrote everything that was closed down anew, and for that took
+    /// the lock of the long tables, if more than two ranges were closed.
+    #[test]
+    fn a_pin_elsewhere_waits_for_no_table() {
+        let guard = LayoutGuard::new(());
+        let close = |page| guard.break_layouts(page..page + 1).wait().unwrap();
+        let proofs = [0, 2, 4].map(close);
+        assert!(!guard.record().gate.is_short());
+        let fenced = || guard.record().inner.lock().mode.fenced;
+        assert!(fenced());
+        let mut pins = 0;
+        let pin = || {
+            while fenced() && pins < 100_000 {
+                drop(guard.try_pin(5..6).unwrap());
+                pins += 1;
+            }
+        };
+        assert!(ends_without_tables(pin), "it waits for the tables");
+        assert_eq!(fenced(), !barrier::can_reach_everywhere());
+        for page in 0..6 {
+            let closed = proofs.iter().any(|p| p.ranges()[0].contains(page));
+            assert_eq!(guard.try_pin(page..page + 1).is_err(), closed);
+        }
+    }
 
     /// Whoever is asked for by a panic handler or a debugger must not wait for a lock.
     #[test]
