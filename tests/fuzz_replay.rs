@@ -12,8 +12,8 @@
 //! The corpus (`tests/fuzz_replay/corpus/`) is what `scripts/fuzz.sh` has found, cut down to one input for each
 //! piece of code reached; every input that ever failed, by a name of its own; and for `lives` some drawn at random,
 //! which are long enough for everything to happen. A target whose folder is empty, or in whose corpus something
-//! never happens that can, fails; and each of the others has a control that is broken on purpose, which its corpus
-//! must find. (For `lives` that would be the crate itself, with its mutant `gate_ignored`.)
+//! never happens that can, fails; and each has a control that is broken on purpose, which its corpus must find. (For
+//! `lives` that is a twin which has a rule wrong.)
 //!
 //! This file is also the library of the crate `fuzz/`, so that what is fuzzed and what is replayed is the same.
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 
 use layout_lease::{PagePin, PageRange, PinToken, RangeError};
@@ -87,6 +88,23 @@ fn lives_agree_with_the_twin() {
     assert!(failures.is_empty(), "{failures:#?}");
     let never = tally::report("lives: what came about");
     assert!(never.is_empty(), "never happened: {never:?}");
+}
+
+/// The control: a twin that has a rule wrong, in a process of its own.
+#[test]
+fn a_mistaken_twin_is_found() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "replay::lives_agree_with_the_twin"])
+        .args(["--nocapture", "--test-threads=1"])
+        .env("TWIN_MISTAKEN", "1")
+        .env("RUST_BACKTRACE", "0")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let count = said.lines().find(|line| line.starts_with("lives: "));
+    let count = count.unwrap_or_else(|| panic!("it has not come to its end: {said}"));
+    eprintln!("with a mistaken twin, {count}");
+    assert!(!output.status.success() && !count.ends_with(" 0 failed"));
 }
 
 #[test]
