@@ -63,7 +63,8 @@ impl<M> LayoutGuard<M> {
 ///
 /// # Panics
 ///
-/// Polled or waited on again after its output.
+/// Polled or waited on again after its output. A panic of the block map goes through, in a retirement whose
+/// [`Retired`](crate::Retired) has been dropped; the value may be waited on again then.
 ///
 /// # Examples
 ///
@@ -115,7 +116,7 @@ impl<M> Step for Close<'_, M> {
 
 waitable! {
     impl['g, M] Close<'g, M> => ();
-    panic: "If it has yielded its output before.";
+    panic: "If it has yielded its output before, or if the block map panics in a retirement that nobody waits for.";
 }
 
 impl<M> Drop for Close<'_, M> {

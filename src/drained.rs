@@ -16,6 +16,11 @@ use crate::raw::entry::Ranges;
 /// It keeps *others* out. `&Drained` may be shared between threads like any reference, so an engine that
 /// writes to the pages under its proof should ask for `&mut Drained`, and then nobody else has it.
 ///
+/// # Blocking
+///
+/// Dropping it takes the mapping's lock for a moment, grants the pages to those who waited for them, and wakes those: so
+/// the waker of a task may run inside the drop.
+///
 /// # Examples
 ///
 /// ```

@@ -21,6 +21,11 @@ use crate::raw::wait::{Step, Via, waitable};
 /// outlive its guard (promise **I9**). Forgetting it (`mem::forget`) delays every break of its pages for
 /// ever, and never frees anything (promise **I4**).
 ///
+/// # Blocking
+///
+/// Dropping it waits for nobody. It takes the mapping's lock only if its pages are being broken; the last for which a
+/// break waits wakes it, so that the waker of a task may run inside the drop.
+///
 /// # Ordering
 ///
 /// What you did with the pages before the drop happens before what the holder of a proof for them does;

@@ -47,7 +47,11 @@
 //! - **A forgotten pin** (`mem::forget`, a leaked task, a lost token) holds its pages until the process ends. That is
 //!   on purpose: the device may still be at work.
 //! - **In the child of a fork** the guards are the parent's. They may be dropped there, which frees nothing and waits
-//!   for nobody; make new ones for the child's own work.
+//!   for nobody. Make new ones for the child's own work; but a child of a process that had several threads first
+//!   executes a program, as POSIX asks of it: another thread may have had a lock of this crate, too.
+//! - **A block map that has pins of its own guard** in it outlives that guard for ever: the map goes with the last
+//!   holder, and the holder with the map. Drop them first; the feature `tracing` warns of a guard that was dropped
+//!   under live holders.
 //!
 //! # Costs that grow
 //!
