@@ -206,6 +206,16 @@ impl Gate {
         self.word.store(word, order!(Release, "closed_relaxed"));
     }
 
+    /// [`publish`](Self::publish), where nothing is closed any more and the gate is [short](Self::is_short).
+    #[inline]
+    pub(super) fn open(&self, fenced: bool) {
+        if self.word.load(Relaxed) & FINAL == 0 {
+            let word = if fenced { FENCED } else { 0 };
+            // Pairs like the store in `publish`.
+            self.word.store(word, WORD_STORED);
+        }
+    }
+
     /// Whether opening it takes no lock: it has no spill tables to be given back.
     #[inline]
     pub(super) fn is_short(&self) -> bool {
