@@ -196,11 +196,13 @@ impl Gate {
         }
     }
 
+    #[inline(always)]
     fn say_open(&self, mode: u64) {
         // Pairs with the Acquire loads in `look` and `overlaps` (I7).
         self.word.store(mode, order!(Release, "opened_relaxed"));
     }
 
+    #[inline(always)]
     fn say_closed(&self, word: u64) {
         // Pairs with the Acquire loads in `look` and `overlaps`: who sees the word sees the table.
         self.word.store(word, order!(Release, "closed_relaxed"));
@@ -210,9 +212,7 @@ impl Gate {
     #[inline]
     pub(super) fn open(&self, fenced: bool) {
         if self.word.load(Relaxed) & FINAL == 0 {
-            let word = if fenced { FENCED } else { 0 };
-            // Pairs like the store in `publish`.
-            self.word.store(word, WORD_STORED);
+            self.say_open(if fenced { FENCED } else { 0 });
         }
     }
 
