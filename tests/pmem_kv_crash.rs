@@ -34,10 +34,12 @@ use crate::store::media::{Media, VolatileMedia};
 use crate::store::space::SpaceError;
 use crate::store::{Access, Store};
 
-const CAPACITY: u64 = 18;
+const CAPACITY: u64 = 24;
+/// More than a cache line has entries.
+const KEYS: usize = 12;
 const OPERATIONS: usize = 40;
 /// Sequences of operations, enough for so many crash states.
-const SEQUENCES: u64 = 68;
+const SEQUENCES: u64 = 72;
 const ENOUGH: u64 = 100_000;
 
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -80,7 +82,7 @@ fn record(seed: u64, forgotten: Option<Forgotten>) -> History {
     let mut contents = vec![now.clone()];
     for number in 0..OPERATIONS {
         log.lock().push(Logged::Begin(number));
-        let key = format!("key{}", rng.random_range(0..6)).into_bytes();
+        let key = format!("key{}", rng.random_range(0..KEYS)).into_bytes();
         match rng.random_range(0..10) {
             0..6 => {
                 // Around the end of a line, of a page, and more pages.
@@ -216,13 +218,17 @@ impl Crashes {
         self.write(inside.map(|line| (line, self.power.sure(line))));
     }
 
-    /// Writes lines, which are in order; those next to each other at once.
+    /// Writes lines, which are in order; those near each other at once, with what is between them for sure.
     fn write<'a>(&self, lines: impl Iterator<Item = (u64, &'a Line)>) {
         let (mut first, mut bytes) = (0, Vec::new());
         for (line, content) in lines {
-            if first + bytes.len() as u64 != line * LINE {
+            let (behind, at) = (first + bytes.len() as u64, line * LINE);
+            if !bytes.is_empty() && at < behind + PAGE {
+                bytes.extend_from_slice(&self.power.media[behind as usize..at as usize]);
+            } else {
                 self.file.write_all_at(&bytes, first).unwrap();
-                (first, bytes) = (line * LINE, Vec::new());
+                first = at;
+                bytes.clear();
             }
             bytes.extend_from_slice(content);
         }

@@ -188,7 +188,7 @@ pub(crate) struct DemoArgs {
     /// The directory tree to load [default: the checkout this was built from, or the current one]
     #[arg(long)]
     pub(crate) dir: Option<PathBuf>,
-    /// How long to run after loading; up to 30 more if there has not been some of everything by then
+    /// How long to run after loading; with breaks, up to 30 more if there has not been some of everything by then
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) seconds: u64,
     /// Threads that read and verify

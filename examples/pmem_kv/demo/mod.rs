@@ -36,7 +36,8 @@ use crate::store::waits::WaitSummary;
 use crate::store::{Access, Breaks, Stat, Store};
 use crate::{Failure, at, interrupted, temporary};
 
-/// How much longer than it was asked to it runs at most, on a slow machine, to prove something.
+/// How much longer than it was asked to it runs at most, on a slow machine, to prove something. Without the breaks
+/// it never runs for longer.
 const MORE: Duration = Duration::from_secs(30);
 
 /// What the demo was asked for.
@@ -143,7 +144,7 @@ impl Demo {
             println!("NOTHING PROVED: there were no {what}");
         }
         if self.args.doomed.is_some() {
-            println!("without breaks: {}", counts.wrong());
+            println!("without breaks, in {}: {}", duration(took), counts.wrong());
             return if wrong > 0 {
                 Ok(())
             } else {
@@ -153,7 +154,11 @@ impl Demo {
         if !faults.is_empty() || !unproved.is_empty() {
             return Err(Failure::Exit(1));
         }
-        println!("every byte was right: {}", counts.wrong());
+        println!(
+            "every byte was right, in {}: {}",
+            duration(took),
+            counts.wrong()
+        );
         println!(
             "The same with the breaks left out, to see what they are for: demo --without-lease"
         );
@@ -207,7 +212,8 @@ impl Demo {
             }
             scope.spawn(move || run.thread(Run::compactor));
             let end = start + Duration::from_secs(args.seconds);
-            run.until(end, MORE, || {
+            let more = if run.protected { MORE } else { Duration::ZERO };
+            run.until(end, more, || {
                 let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 bar.set_position(start.elapsed().as_millis() as u64 / 100);
                 bar.set_message(format!(

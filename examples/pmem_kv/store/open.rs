@@ -169,9 +169,9 @@ impl Store {
             compacting: Mutex::new(()),
             older: Mutex::new(older.collect()),
             retries: AtomicU64::new(0),
-            claims: Waits::new(),
-            frees: Waits::new(),
-            truncations: Waits::new(),
+            claims: Waits::default(),
+            frees: Waits::default(),
+            truncations: Waits::default(),
             problems: walk.problems,
             notes,
         })

@@ -8,11 +8,11 @@ use layout_lease::{BreakError, Drained, LayoutGuard, PageRange};
 use parking_lot::Mutex;
 
 /// Counts of one kind of break, and how long those waited that had to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Waits {
     breaks: AtomicU64,
-    /// In nanoseconds.
-    waits: Mutex<Histogram<u64>>,
+    /// In nanoseconds; none until somebody has waited.
+    waits: Mutex<Option<Histogram<u64>>>,
 }
 
 /// A copy of the counts, to print.
@@ -27,15 +27,6 @@ pub(crate) struct WaitSummary {
 }
 
 impl Waits {
-    pub(crate) fn new() -> Waits {
-        // Small until there is something in it: three digits.
-        let waits = Histogram::new(3).expect("so many digits are valid");
-        Waits {
-            breaks: AtomicU64::new(0),
-            waits: Mutex::new(waits),
-        }
-    }
-
     /// Closes `pages`, waits until nobody holds any of them, and returns the proof.
     ///
     /// No lock is held while it waits.
@@ -61,15 +52,24 @@ impl Waits {
 
     pub(crate) fn waited(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let mut waits = self.waits.lock();
+        let three_digits = || Histogram::new(3).expect("so many digits are valid");
         // It grows to what it is given, so it takes everything.
-        let _ = self.waits.lock().record(nanos);
+        let _ = waits.get_or_insert_with(three_digits).record(nanos);
     }
 
     pub(crate) fn summary(&self) -> WaitSummary {
+        let breaks = self.breaks.load(Ordering::Relaxed);
         let waits = self.waits.lock();
+        let Some(waits) = waits.as_ref() else {
+            return WaitSummary {
+                breaks,
+                ..WaitSummary::default()
+            };
+        };
         let at = |quantile| Duration::from_nanos(waits.value_at_quantile(quantile));
         WaitSummary {
-            breaks: self.breaks.load(Ordering::Relaxed),
+            breaks,
             waited: waits.len(),
             p50: at(0.5),
             p99: at(0.99),
