@@ -12,7 +12,7 @@ use crate::holders::{Holder, HolderKind};
 use crate::range::PageRange;
 use crate::raw::adapt::{Barrier, Mode};
 use crate::raw::arena::Arena;
-use crate::raw::entry::{Entry, What};
+use crate::raw::entry::What;
 use crate::raw::gate::Gate;
 use crate::raw::queue::Queue;
 use crate::raw::shelf::Shelf;
@@ -224,18 +224,13 @@ impl Record {
 
     pub(super) fn list(&'static self, inner: &Inner, ranges: &[PageRange]) -> Vec<Holder> {
         let mut holders = self.list_leases(inner, ranges);
-        scan::scan(self.number, ranges, |pin| {
-            let waits_for_it = |e: &&Entry| e.waits_for_pins() && e.ranges.overlaps(&pin.range);
-            let waits = inner.queue.iter().filter(waits_for_it);
-            let since = waits.filter_map(|e| e.since).min();
-            holders.push(Holder::new(
-                pin.range,
-                HolderKind::Pin,
-                pin.location,
-                pin.thread,
-                since,
-            ));
-        });
+        let mut pins = Vec::new();
+        scan::scan(self.number, ranges, |pin| pins.push(pin));
+        let places: Vec<PageRange> = pins.iter().map(|pin| pin.range).collect();
+        let awaited = inner.queue.awaited(&places);
+        holders.extend(pins.into_iter().zip(awaited).map(|(pin, since)| {
+            Holder::new(pin.range, HolderKind::Pin, pin.location, pin.thread, since)
+        }));
         holders
     }
 
