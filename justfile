@@ -48,8 +48,8 @@ cargo-mutants *files:
     scripts/cargo_mutants.py all {{ files }}
 
 # Take one flush, one fence or one wait out of pmem_kv's store at a time: its crash test must notice each.
-crash-mutants *names:
-    scripts/crash_mutants.sh {{ names }}
+pmem-kv-mutants *names:
+    scripts/pmem_kv_mutants.sh {{ names }}
 
 # The hostile block map, and its control with a gate that nobody respects.
 hostile seconds="20":

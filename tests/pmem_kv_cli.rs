@@ -527,7 +527,13 @@ fn where_io_uring_is_not_allowed_it_says_so_and_uses_threads() {
 
 /// What came out wrong in a demo, of how much: reads, exports.
 fn wrong(kv: &Kv, args: &[&str]) -> [[u64; 2]; 2] {
-    let (out, _) = kv.expect(args, b"", 0);
+    // Without breaks it fails if all went well.
+    let output = kv.run(args, b"");
+    let out = text(&output.stdout);
+    assert!(
+        args.contains(&"--without-lease") || output.status.success(),
+        "{out}"
+    );
     let told = |line: &&str| {
         line.starts_with("every byte was right, in ") || line.starts_with("without breaks, in ")
     };
@@ -537,8 +543,7 @@ fn wrong(kv: &Kv, args: &[&str]) -> [[u64; 2]; 2] {
     let [reads, of_reads, exports, of_exports] = numbers[..] else {
         panic!("{out}");
     };
-    assert!(reads <= of_reads && 0 < of_reads, "{out}");
-    assert!(exports <= of_exports && 0 < of_exports, "{out}");
+    assert!(reads <= of_reads && exports <= of_exports, "{out}");
     [[reads, of_reads], [exports, of_exports]]
 }
 

@@ -55,7 +55,7 @@ impl Kind {
         Ok(match self {
             Kind::Auto => None,
             Kind::Pmem => Some(Box::new(PmemMedia::new().ok_or(StoreError::NoWriteBack)?)),
-            Kind::File => Some(Box::new(FileMedia)),
+            Kind::File => Some(Box::new(FileMedia::default())),
             Kind::Volatile => Some(Box::new(VolatileMedia)),
         })
     }

@@ -195,3 +195,68 @@ fn after_a_failed_flush_nothing_more_is_written() {
     drop(store);
     assert_eq!(&*open(&path).get(b"key").unwrap().unwrap(), b"old");
 }
+
+/// The kernel tells of pages that it could not write once. Of two threads in `fdatasync` one was told, and the other
+/// one acknowledged a put whose pages may have been among them.
+#[test]
+fn a_flush_that_fails_fails_for_everybody_who_came_during_it() {
+    let syncs = Arc::new(Syncs::default());
+    let (begun, has_begun) = channel();
+    let first = thread::spawn({
+        let syncs = Arc::clone(&syncs);
+        move || {
+            syncs.through(|| {
+                begun.send(()).unwrap();
+                while syncs.come() < 3 {
+                    thread::yield_now();
+                }
+                Err(io::Error::from_raw_os_error(5))
+            })
+        }
+    });
+    has_begun.recv().unwrap();
+    let during = [(); 2].map(|()| {
+        let syncs = Arc::clone(&syncs);
+        // By the time that it asks by itself, the kernel has nothing to tell any more.
+        thread::spawn(move || syncs.through(|| Ok(())))
+    });
+    assert_eq!(first.join().unwrap().unwrap_err().raw_os_error(), Some(5));
+    for thread in during {
+        thread.join().unwrap().unwrap_err();
+    }
+    syncs.through(|| Ok(())).unwrap_err();
+}
+
+#[test]
+fn whoever_comes_during_a_flush_is_served_by_one_that_begins_later_and_several_by_one() {
+    let syncs = Arc::new(Syncs::default());
+    let (begun, has_begun) = channel();
+    let first = thread::spawn({
+        let syncs = Arc::clone(&syncs);
+        move || {
+            syncs.through(|| {
+                begun.send(()).unwrap();
+                while syncs.come() < 4 {
+                    thread::yield_now();
+                }
+                Ok(())
+            })
+        }
+    });
+    has_begun.recv().unwrap();
+    let later = Arc::new(AtomicU64::new(0));
+    let during = [(); 3].map(|()| {
+        let (syncs, later) = (Arc::clone(&syncs), Arc::clone(&later));
+        thread::spawn(move || {
+            syncs.through(|| {
+                later.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            })
+        })
+    });
+    first.join().unwrap().unwrap();
+    for thread in during {
+        thread.join().unwrap().unwrap();
+    }
+    assert_eq!(later.load(Ordering::Relaxed), 1);
+}

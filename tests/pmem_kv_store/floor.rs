@@ -17,7 +17,7 @@ fn pool(path: &Path, pages: u64) -> LayoutGuard<Pool> {
         floor: geometry.first(),
         writable: true,
     };
-    let media = Box::new(FileMedia);
+    let media = Box::new(FileMedia::default());
     LayoutGuard::new(Mapped::new(file, media, shape, |n| Space::new(geometry, n)).unwrap())
 }
 

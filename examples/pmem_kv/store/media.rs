@@ -11,9 +11,10 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 
 use layout_lease::PageRange;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::fs::{fdatasync, fstatfs};
 use rustix::io::retry_on_intr;
 
@@ -95,8 +96,10 @@ impl Media for PmemMedia {
 // ----------------------------------------------------------------------------- file and volatile
 
 /// An ordinary file.
-#[derive(Debug)]
-pub(crate) struct FileMedia;
+#[derive(Debug, Default)]
+pub(crate) struct FileMedia {
+    syncs: Syncs,
+}
 
 /// Survives the end of the process, not the end of the machine.
 #[derive(Debug)]
@@ -112,7 +115,8 @@ impl Media for FileMedia {
     }
 
     fn fence(&self, file: &File) -> io::Result<()> {
-        Ok(retry_on_intr(|| fdatasync(file))?)
+        self.syncs
+            .through(|| Ok(retry_on_intr(|| fdatasync(file))?))
     }
 }
 
@@ -130,6 +134,63 @@ impl Media for VolatileMedia {
     }
 }
 
+/// One `fdatasync` at a time, for everybody who has come before it began.
+///
+/// Not for speed alone. The kernel tells of pages that it could not write once for each open file, to whoever asks
+/// first. Of two threads in `fdatasync` one is told, the other one hears that all is well, and its pages may be
+/// among the lost ones. So whoever comes after one that failed fails, too, and so does whoever came during it.
+#[derive(Debug, Default)]
+pub(crate) struct Syncs {
+    state: Mutex<Rounds>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Rounds {
+    /// So many have come, and so many of them have what they came for.
+    come: u64,
+    served: u64,
+    running: bool,
+    failed: Option<ErrorKind>,
+}
+
+impl Syncs {
+    /// Returns when a `sync` that began after this call has ended, by whichever thread.
+    pub(crate) fn through(&self, sync: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.come += 1;
+        let me = state.come;
+        loop {
+            if let Some(kind) = state.failed {
+                return Err(io::Error::new(kind, "a flush of the file has failed"));
+            }
+            if me <= state.served {
+                return Ok(());
+            }
+            if state.running {
+                self.ended.wait(&mut state);
+                continue;
+            }
+            state.running = true;
+            let all = state.come;
+            let done = MutexGuard::unlocked(&mut state, &sync);
+            state.running = false;
+            self.ended.notify_all();
+            if let Err(e) = done {
+                state.failed = Some(e.kind());
+                return Err(e);
+            }
+            state.served = all;
+        }
+    }
+
+    /// How many have come so far.
+    #[cfg(test)]
+    pub(crate) fn come(&self) -> u64 {
+        self.state.lock().come
+    }
+}
+
 /// The kind that fits the file system that `file` is on, where that is not DAX.
 pub(crate) fn media_of(file: &File) -> io::Result<Box<dyn Media>> {
     const TMPFS: i128 = 0x0102_1994;
@@ -138,6 +199,6 @@ pub(crate) fn media_of(file: &File) -> io::Result<Box<dyn Media>> {
     Ok(if in_memory {
         Box::new(VolatileMedia)
     } else {
-        Box::new(FileMedia)
+        Box::new(FileMedia::default())
     })
 }

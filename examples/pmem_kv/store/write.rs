@@ -177,8 +177,7 @@ impl Store {
         let pool = self.guard.map();
         let position = self.positions.lock().begin();
         for &(slot, word) in words {
-            pool.store(slot, word)
-                .doing("storing the directory entry")?;
+            self.lasting(pool.store(slot, word), "storing the directory entry")?;
             let flushed = pool.flush(entry_bytes(slot));
             self.lasting(flushed, "flushing the directory entry")?;
         }

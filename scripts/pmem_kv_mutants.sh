@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Takes one flush, one fence or one wait out of the store of examples/pmem_kv at a time, and expects its crash
-# test to notice.
+# Takes one flush, fence, wait or check out of the store of examples/pmem_kv at a time, and expects the test that is
+# named for it to notice: its crash test, above all.
 #
-#   scripts/crash_mutants.sh            all mutants
-#   scripts/crash_mutants.sh NAME ...   these
+#   scripts/pmem_kv_mutants.sh            all mutants
+#   scripts/pmem_kv_mutants.sh NAME ...   these
 #
 # A mutant is a change of the store's source, made in a copy. It counts as killed only if it compiles and the test
 # that is named for it fails on it, within ten minutes (one that hangs is told apart, and is no kill), and says the
@@ -12,11 +12,11 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
-copy=$target/crash_mutants
+copy=$target/pmem_kv_mutants
 rm -rf "$copy" && mkdir -p "$copy" || exit 1
 target=$(cd "$target" && pwd)
-copy=$target/crash_mutants
-logs=$target/crash_mutants.logs
+copy=$target/pmem_kv_mutants
+logs=$target/pmem_kv_mutants.logs
 mkdir -p "$logs"
 trap 'rm -rf "$copy"' EXIT
 git ls-files -z --cached --others --exclude-standard | tar -c --null --files-from=- | tar -x -m -C "$copy"
@@ -112,6 +112,24 @@ mutant move_frees_early "${torn[@]}" \
 # What a change that ended early has freed does not wait for one that began before it.
 mutant durable_at_once "${late[@]}" 'left: 9' write.rs 's/self\.guard\.durable(durable);/self.guard.durable(durable.max(u64::MAX));/'
 mutant position_forgotten "${late[@]}" 'left: 9' retired.rs 's/self\.guard\.retire_after(extent, position)/self.guard.retire_after(extent, position.min(0))/'
+# A look-up is not made again after the pin; it takes what writers hold while they wait.
+stale=(pmem_kv_store readers::a_look_up_whose_pages_are_somebody_elses_by_now_is_made_again 'assertion')
+waits=(pmem_kv_store readers::get_goes_on_while_a_compaction_waits_for_the_place_it_moves_to 'Err\(Timeout\)')
+mutant no_second_look "${stale[@]}" mod.rs 's/Ok(record) if self\.index\.get(key) == Some(entry) =>/Ok(record) =>/'
+mutant get_takes_a_turn "${waits[@]}" mod.rs 's/^            let Some(entry) = self\.index\.get(key) else {/            let _turn = self.turn(key);\n&/'
+# A hole is not punched; the file is not cut off.
+hole=(pmem_kv_store space::freed_pages_go_back_to_the_file_system 'panicked')
+mutant no_hole "${hole[@]}" mapping/mod.rs 's/FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;/FallocateFlags::KEEP_SIZE;/'
+mutant no_cut "${hole[@]}" compact.rs 's/^        let Some(at) = pool\.set_tail_aside() else {/        let Some(at) = pool.set_tail_aside().filter(|at| *at == 0) else {/'
+# Recovery: older records of a deleted key; a record around another one; a directory full of damage; the last number.
+older=(pmem_kv_damage a_deleted_key_stays_deleted_when_there_are_older_records_of_it 'panicked at tests')
+around=(pmem_kv_damage a_record_around_another_one_keeps_its_pages 'panicked at tests')
+directory=(pmem_kv_damage a_directory_full_of_damage_is_told 'Err\(Io')
+number=(pmem_kv_damage a_pool_without_another_sequence_number_is_told 'panicked at tests')
+mutant older_left "${older[@]}" mod.rs '/^        self\.forget_older(key)?;/d'
+mutant rest_is_free "${around[@]}" check.rs '/^        space\.claim_the_rest(entry\.extent);/d'
+mutant slot_behind_the_end "${directory[@]}" slots.rs 's/(next < self\.len)\.then_some(next)/Some(next)/'
+mutant number_wraps "${number[@]}" write.rs 's/last\.checked_add(1)/Some(last.wrapping_add(1))/; s/last\.map(|last| last + 1)/last.map(|last| last.wrapping_add(1))/'
 if [ "$known" -lt "${#only[@]}" ]; then
     echo "no such mutant among: ${only[*]}"
     exit 1
