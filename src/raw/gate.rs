@@ -442,6 +442,19 @@ mod tests {
         assert!((257..400).contains(&made[0]) && made[1] <= 2, "{made:?}");
     }
 
+    /// A table that is too short for more ranges is exchanged for a longer one.
+    #[test]
+    fn a_long_table_that_is_too_short_is_exchanged() {
+        let (few, more) = (pages(20), pages(700));
+        let gate = Gate::new(false);
+        (1..=2).for_each(|version| gate.publish(version, &few, None, false));
+        (3..=4).for_each(|version| gate.publish(version, &more, None, false));
+        assert!(more.iter().all(|range| gate.overlaps(*range)));
+        // Nor is one behind the end of a filling there from the one before.
+        (5..=6).for_each(|version| gate.publish(version, &few, None, false));
+        assert!(few.iter().all(|range| gate.overlaps(*range)) && !gate.overlaps(more[20]));
+    }
+
     /// Where a table once had a range in place, a long one without chunks does not look for the list of such.
     #[test]
     fn a_long_table_without_chunks_has_no_list_of_them() {

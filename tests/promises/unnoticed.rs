@@ -148,3 +148,20 @@ fn retirements_that_come_and_go_take_no_more_memory() {
     assert!(grown < 2 << 10, "{grown} KiB more for the same pages");
     drop(standing);
 }
+
+/// Each break is counted once, whether it is alone, waits, or is refused.
+#[test]
+fn breaks_are_counted() {
+    let guard = bare();
+    let counts = || (guard.stats().breaks, guard.stats().breaks_waited);
+    drop(guard.break_layouts(0..1).now().unwrap());
+    drop(guard.try_break_layouts(0..1).unwrap());
+    assert_eq!(counts(), (2, 0));
+    let pin = guard.try_pin(0..1).unwrap();
+    let mut breaking = guard.break_layouts(0..1);
+    breaking.assert_waits();
+    assert!(guard.try_break_layouts(4..5).is_ok() && guard.try_break_layouts(0..1).is_err());
+    drop(pin);
+    drop(breaking.now().unwrap());
+    assert_eq!(counts(), (4, 1));
+}
