@@ -74,6 +74,8 @@ impl Record {
         // No barrier yet: nobody pins any more, and whoever still unpins is seen by this scan as a
         // holder at worst.
         if self.holders_left(&inner) == 0 {
+            // Nothing is closed any more: whoever was refused here need not mind, and long tables are others'.
+            self.publish_gate(&mut inner);
             let old = self.recycle(&mut inner);
             drop(inner);
             drop((forgotten, old));

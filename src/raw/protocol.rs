@@ -318,7 +318,10 @@ impl Record {
 
 #[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
 mod tests {
+    use std::sync::Arc;
+
     use crate::guard::LayoutGuard;
+    use crate::maps::ExtentMap;
     use crate::raw::blocks;
 
     #[test]
@@ -337,6 +340,19 @@ mod tests {
         assert!(pin(1, 0) && blocks::at_hand().is_none());
         drop(proof);
         assert!(pin(1, 0) && blocks::at_hand().is_some());
+    }
+
+    /// A guard that was dropped with retired pages left its gate closed until another guard got its record: a thread
+    /// that it had refused stayed off its slot at hand until then.
+    #[test]
+    fn a_guard_that_went_while_pages_were_closed_is_forgotten() {
+        let guard = Arc::new(LayoutGuard::new(ExtentMap::new(8)));
+        let other = LayoutGuard::<()>::default();
+        drop(guard.retire(0..1));
+        assert!(guard.try_pin(0..1).is_err() && blocks::at_hand().is_none());
+        drop(guard);
+        drop(other.try_pin(0..1).unwrap());
+        assert!(blocks::at_hand().is_some());
     }
 
     #[test]
