@@ -29,7 +29,7 @@ steps=(
     "torture          | scripts/torture.sh --seconds \${TORTURE_SECONDS:=3600}                  | last 2: ^control"
     "examples         | scripts/examples.sh all                                               | count: ^== "
     "pmem_kv          | cargo run --release --locked --example pmem_kv -- demo --seconds 120   | last 1: ."
-    "pmem_kv_mutants    | scripts/pmem_kv_mutants.sh                                              | count: killed  "
+    "pmem_kv_mutants  | scripts/pmem_kv_mutants.sh                                            | count: killed  "
     "tsan             | scripts/tsan.sh                                                       | last 9: ^test result|reports,"
     "tsan_controls    | scripts/tsan.sh controls                                              | count: ^control .* reported in "
     "asan             | scripts/asan.sh                                                       | count: ^test .* ok\$"
