@@ -22,7 +22,7 @@ steps=(
     "safety           | scripts/safety.sh --all                                               | last 6: ^[a-z]+ +[0-9]+\$"
     "features         | scripts/features.sh                                                   | last 1: ^features: [0-9]+ sets"
     "licences         | scripts/licences.sh advisories                                        | last 2: ok|SKIPPED"
-    "shuttle          | scripts/shuttle.sh long                                               | last 1: ^shuttle: [0-9]+ schedules"
+    "shuttle          | scripts/shuttle.sh long                                               | last 9: ^shuttle: [0-9]+ schedules| found  "
     "spin             | scripts/spin.sh long                                                  | count: ^[A-Za-z_0-9]+ +(passes|freed|hang|newcomer) "
     "twin             | PROPTEST_CASES=\${TWIN_CASES:=200000} cargo test --release --locked --test twin -- --nocapture | last 1: ^test result"
     "hostile          | HOSTILE_SECONDS=\${HOSTILE_SECONDS:=600} cargo test --release --locked --test hostile -- --nocapture | last 1: ^test result"
