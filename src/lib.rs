@@ -214,3 +214,10 @@ pub use token::PinToken;
 pub fn leave_thread() {
     raw::blocks::leave_thread();
 }
+
+/// For models: whether those that follow see the loads of who is about to store, see `sync::by_loom`.
+#[cfg(lease_loom)]
+#[doc(hidden)]
+pub fn see_own_loads(all: bool) {
+    sync::see_own_loads(all);
+}

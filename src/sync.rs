@@ -54,6 +54,13 @@ mod real {
         };
     }
 
+    /// A load by the one thread that may store at that time.
+    macro_rules! load_own {
+        ($word:expr, $order:expr) => {
+            $word.load($order)
+        };
+    }
+
     /// Whether the crate is to be broken in this one place, to see who notices: see `scripts/mutants.sh`.
     macro_rules! mutant {
         ($name:literal) => {
@@ -74,7 +81,9 @@ mod real {
         };
     }
 
-    pub(crate) use {const_new, mutant, order, process_static, thread_cell, thread_owned};
+    pub(crate) use {
+        const_new, load_own, mutant, order, process_static, thread_cell, thread_owned,
+    };
 }
 
 #[cfg(not(any(lease_loom, lease_shuttle)))]

@@ -4,10 +4,13 @@
 
 mod loom_support;
 
+use std::mem;
 use std::sync::Arc;
 
 use layout_lease::{Barrier, Drained, PageRange, break_layouts_of};
-use loom_support::{Disk, Guard, device, explore, free, guard, guard_with, range, thread};
+use loom_support::{
+    Disk, Guard, device, explore, explore_all, free, guard, guard_with, range, thread,
+};
 
 /// A pinner of `pages` beside a breaker that does `steps`. Of the pages in question, the block must be freed under
 /// a proof, and never while the pinner uses it.
@@ -127,7 +130,7 @@ fn pin_behind(
     closed: &'static [u64],
     steps: impl Fn(&Guard, Vec<Drained<'static, Disk>>) + Copy + Send + Sync + 'static,
 ) {
-    explore(2, move || {
+    let model = move || {
         let guard = guard();
         let proofs: Vec<_> = closed
             .iter()
@@ -142,7 +145,9 @@ fn pin_behind(
             drop(pin);
         }
         breaker.join().unwrap();
-    });
+    };
+    explore(2, model);
+    explore_all(1, model);
 }
 
 /// I1: as before, while the table that the pinner reads is emptied to be filled again with fewer ranges.
@@ -197,6 +202,123 @@ fn i07_reopened_between_two_looks() {
             drop(pin);
         }
         breaker.join().unwrap();
+    });
+}
+
+/// A breaker that does `steps`, in which it calls for a pinner of `pages` when that is to begin. Nobody needs a fence,
+/// and a release of others executes no barrier: what is not ordered by the gate itself is not ordered. The
+/// pinner forgets its pin: what comes behind a grant is for other models.
+fn pin_when_told(
+    pages: PageRange,
+    steps: impl Fn(&Arc<Guard>, &mut dyn FnMut()) + Copy + Send + Sync + 'static,
+) {
+    explore_all(1, move || told(pages, steps));
+}
+
+fn told(pages: PageRange, steps: impl Fn(&Arc<Guard>, &mut dyn FnMut())) {
+    let guard = guard_with(Barrier::Asymmetric);
+    let mut pinner = None;
+    steps(&guard, &mut || {
+        let guard = Arc::clone(&guard);
+        pinner = Some(thread::spawn(move || {
+            if let Ok(pin) = guard.try_pin(pages) {
+                device(&guard);
+                mem::forget(pin);
+            }
+        }));
+    });
+    if let Some(pinner) = pinner {
+        pinner.join().unwrap();
+    }
+    // What waits for the log has the guard, which must be gone before loom's statics.
+    guard.durable(u64::MAX);
+    guard.run_retired();
+}
+
+/// I7: the one place of a table has the pinner's pages, is given up, and says later pages when others are closed: who
+/// meets those without the word must see that its pages have been open in between, and why.
+#[test]
+fn i07_place_filled_again_with_later_pages() {
+    pin_when_told(range(0, 1), |guard, begin| {
+        let proof = close(guard, &[(0, 1)]);
+        begin();
+        free(guard);
+        drop(proof);
+        mem::forget(guard.break_layouts(4..5));
+    });
+}
+
+/// I7: as before, with earlier pages: it is the end that says so.
+#[test]
+fn i07_place_filled_again_with_earlier_pages() {
+    pin_when_told(range(4, 5), |guard, begin| {
+        let proof = close(guard, &[(4, 5)]);
+        begin();
+        free(guard);
+        drop(proof);
+        mem::forget(guard.break_layouts(0..1));
+    });
+}
+
+/// I7: as before, and the new ranges are too many for the place.
+#[test]
+fn i07_place_given_up_for_a_spill_table() {
+    pin_when_told(range(0, 1), |guard, begin| {
+        let proof = close(guard, &[(0, 1)]);
+        begin();
+        free(guard);
+        drop(proof);
+        mem::forget(guard.break_all(&[range(4, 5), range(8, 9)]));
+    });
+}
+
+/// I7: the pinner's pages are retired, and freed; then the log is waited for by so many others that their index is in
+/// another table.
+#[test]
+fn i07_index_of_chunks_filled_again() {
+    // So much happens in it that it sees what loom shows it, and no more.
+    explore(1, || {
+        told(range(0, 1), |guard, begin| {
+            let lease = guard.lease(20..40).wait().unwrap();
+            let first = guard.retire_after(0..1, 1);
+            let others = [20, 24, 28, 32, 36].map(|page| guard.retire_after(page..page + 1, 7));
+            let elsewhere = close(guard, &[(60, 61)]);
+            begin();
+            guard.durable(1);
+            assert_eq!(guard.run_retired(), 1);
+            // They go on the shelf, and with the next change into the gate.
+            drop(lease);
+            drop(elsewhere);
+            drop((first, others));
+        });
+    });
+}
+
+/// I1: while pages stay closed, others before them are closed too, so that they move on in their table.
+#[test]
+fn i01_closed_while_others_come_before_them() {
+    pin_when_told(range(4, 5), |guard, begin| {
+        let proof = close(guard, &[(4, 5), (8, 9), (12, 13)]);
+        begin();
+        mem::forget(guard.break_layouts(0..1));
+        free(guard);
+        mem::forget(proof);
+    });
+}
+
+/// I1: the same, where the table has been left and is filled again: a pinner that is in it may find its pages at
+/// neither place.
+#[test]
+fn i01_closed_while_the_table_moves_on() {
+    pin_when_told(range(4, 5), |guard, begin| {
+        begin();
+        // Busy, if the pinner was first: it forgets its pin.
+        if let Ok(proof) = guard.try_break_layouts(4..5) {
+            drop(close(guard, &[(8, 9)]));
+            mem::forget(guard.break_layouts(0..1));
+            free(guard);
+            mem::forget(proof);
+        }
     });
 }
 

@@ -7,7 +7,7 @@ mod loom_support;
 use std::sync::Arc;
 
 use layout_lease::Barrier;
-use loom_support::{device, explore, free, guard, guard_with, thread};
+use loom_support::{device, explore, explore_all, free, guard, guard_with, range, thread};
 
 /// The pin of `first` is released on another thread, and the slot filled again with `second` by the thread that
 /// owns it, while a breaker of `broken` scans.
@@ -61,11 +61,53 @@ fn i11_slot_refilled_with_earlier_pages() {
 }
 
 /// I6, I11: a mixture of two pins, neither of them of closed pages, that looks like one: nobody would ever
-/// end the wait for it.
+/// end the wait for it. (The other way round there is none: a slot's end is written before its start, and read behind
+/// it.)
 #[test]
 fn i11_mixture_that_looks_like_a_pin() {
-    refilled(0..1, 8..9, 4..5);
-    refilled(8..9, 0..1, 4..5);
+    explore_all(1, || {
+        let guard = guard_with(Barrier::Asymmetric);
+        let first = guard.try_pin(0..1).unwrap();
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                // Of more than one range, so that there is one scan, and not another if that finds somebody.
+                let wanted = guard.break_all(&[range(4, 5), range(30, 31)]);
+                drop(wanted.wait().unwrap());
+            }
+        });
+        // The breaker first: that is no preemption.
+        loom::thread::yield_now();
+        drop(first);
+        let second = guard.try_pin(8..9).unwrap();
+        breaker.join().unwrap();
+        drop(second);
+    });
+}
+
+/// I6, I11: as before, and when the slot has been marked there is another pin in it, so that there is a mixture again: the
+/// mark is gone then.
+#[test]
+fn i11_mixture_behind_the_mark() {
+    explore_all(2, || {
+        let guard = guard_with(Barrier::Asymmetric);
+        let first = guard.try_pin(0..1).unwrap();
+        let breaker = thread::spawn({
+            let guard = Arc::clone(&guard);
+            move || {
+                let wanted = guard.break_all(&[range(4, 5), range(10, 11)]);
+                drop(wanted.wait().unwrap());
+            }
+        });
+        loom::thread::yield_now();
+        drop(first);
+        let second = guard.try_pin(8..9).unwrap();
+        loom::thread::yield_now();
+        drop(second);
+        let third = guard.try_pin(12..13).unwrap();
+        breaker.join().unwrap();
+        drop(third);
+    });
 }
 
 /// I7: the owner of a block sees that a pin in it is over, lowers the mark and raises it again for another. A scan

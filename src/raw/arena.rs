@@ -9,7 +9,7 @@
 
 use std::sync::OnceLock;
 
-use crate::sync::{AtomicUsize, MODEL, Mutex, Ordering, const_new, order};
+use crate::sync::{AtomicUsize, MODEL, Mutex, Ordering, const_new, load_own, order};
 
 const PER_GROUP: usize = 8;
 const GROUPS: usize = if MODEL { 2 } else { 20 };
@@ -41,7 +41,7 @@ impl<T, const FIRST: usize> Arena<T, FIRST> {
     /// After about `FIRST * 2^23` entries, long after memory has run out.
     pub(crate) fn push(&self, make: impl Fn(usize) -> T) -> &T {
         let _growing = self.growing.lock();
-        let index = self.len.load(Ordering::Relaxed);
+        let index = load_own!(self.len, Ordering::Relaxed);
         let (chunk, offset, len) = Self::locate(index);
         let entry = &self.chunks[chunk]
             .get_or_init(|| (index - offset..index - offset + len).map(make).collect())[offset];

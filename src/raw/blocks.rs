@@ -25,8 +25,8 @@ use crate::range::PageRange;
 use crate::raw::arena::Arena;
 use crate::raw::slots::{SLOTS, Slot};
 use crate::sync::{
-    AtomicCell, AtomicU32, AtomicU64, MODEL, Mutex, Ordering, mutant, order, process_static,
-    thread_cell, thread_owned,
+    AtomicCell, AtomicU32, AtomicU64, MODEL, Mutex, Ordering, load_own, mutant, order,
+    process_static, thread_cell, thread_owned,
 };
 
 /// How many blocks of the pool a thread looks at before it takes a new one.
@@ -91,7 +91,7 @@ impl Block {
     /// A free slot: one that has been in use lately, at or behind `from` or before it, else the next. Only for
     /// the block's owner.
     fn find_free(&self, from: usize) -> Option<usize> {
-        let used = self.used.load(Ordering::Relaxed) as usize;
+        let used = load_own!(self.used, Ordering::Relaxed) as usize;
         let free = |n: &usize| self.slots[*n].is_free();
         let n = (from..used)
             .chain(0..from.min(used))
@@ -106,7 +106,7 @@ impl Block {
     /// and no more slots come into use than there are operations. Only for the block's owner.
     #[inline]
     fn find_round(&self) -> Option<usize> {
-        let used = self.used.load(Ordering::Relaxed) as usize;
+        let used = load_own!(self.used, Ordering::Relaxed) as usize;
         let n = if self.slots[0].is_free() {
             0
         } else if used < SLOTS && self.slots[used].is_free() {
@@ -120,7 +120,7 @@ impl Block {
 
     /// From slot `n` on, those that have been in use lately, up to one that is foreign. Slot `n` is prepared.
     fn from(&'static self, n: usize) -> &'static [Slot] {
-        let used = self.used.load(Ordering::Relaxed) as usize;
+        let used = load_own!(self.used, Ordering::Relaxed) as usize;
         let own = (self.foreign.load(Ordering::Relaxed) >> n).trailing_zeros() as usize;
         &self.slots[n..used.min(n + own)]
     }
@@ -142,7 +142,7 @@ impl Block {
     /// Lowers the mark as far as slots are free, so that scans need not look there any more. Only for the
     /// block's owner, who is filling no slot. `true`: it had been too high.
     fn tidy(&self) -> bool {
-        let used = self.used.load(Ordering::Relaxed) as usize;
+        let used = load_own!(self.used, Ordering::Relaxed) as usize;
         let high = (0..used).rev().find(|&n| !self.slots[n].is_free());
         let needed = high.map_or(0, |n| n + 1);
         if needed < used {

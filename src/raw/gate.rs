@@ -40,7 +40,7 @@ use crate::range::PageRange;
 use crate::raw::chunks::Chunks;
 use crate::raw::spills::{self, Pair, Spill};
 use crate::sync::Ordering::Relaxed;
-use crate::sync::{AtomicU64, MODEL, mutant, order};
+use crate::sync::{AtomicU64, MODEL, load_own, mutant, order};
 
 const FINAL: u64 = 1;
 const TABLE: u64 = 2;
@@ -152,7 +152,7 @@ impl Gate {
         chunks: Option<&Chunks>,
         fenced: bool,
     ) {
-        let word = self.word.load(Relaxed);
+        let word = load_own!(self.word, Relaxed);
         if word & FINAL != 0 {
             return;
         }
@@ -262,7 +262,7 @@ impl Table {
                 (&self.in_place[1..], INDEXED)
             }
         };
-        let held = self.shape.load(Relaxed);
+        let held = load_own!(self.shape, Relaxed);
         let shape = if ranges.len() <= places.len() {
             give_back(held);
             store(places, ranges);
@@ -291,8 +291,8 @@ impl Table {
 
     /// Where the index is, for the one who fills the table.
     fn index(&self) -> Option<u64> {
-        let indexed = self.shape.load(Relaxed) & INDEXED != 0;
-        indexed.then(|| self.in_place[0].start.load(Relaxed))
+        let indexed = load_own!(self.shape, Relaxed) & INDEXED != 0;
+        indexed.then(|| load_own!(self.in_place[0].start, Relaxed))
     }
 
     /// What is read here may be half of one filling and half of another; then `Gate::overlaps` throws the
@@ -334,14 +334,14 @@ impl Table {
     /// Empties the table, and lets others have its spill tables.
     #[inline]
     fn give_back(&self) {
-        if self.shape.load(Relaxed) & !(INDEXED - 1) != 0 {
+        if load_own!(self.shape, Relaxed) & !(INDEXED - 1) != 0 {
             self.give_back_spills();
         }
     }
 
     #[cold]
     fn give_back_spills(&self) {
-        let (shape, index) = (self.shape.load(Relaxed), self.index());
+        let (shape, index) = (load_own!(self.shape, Relaxed), self.index());
         self.shape.store(0, order!(Release, "emptied_relaxed"));
         give_back(shape);
         give_back(index.unwrap_or(0));

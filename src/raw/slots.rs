@@ -30,7 +30,7 @@
 use std::panic::Location;
 
 use crate::range::PageRange;
-use crate::sync::{AtomicCell, AtomicU64, MODEL, Ordering, mutant, order};
+use crate::sync::{AtomicCell, AtomicU64, MODEL, Ordering, load_own, mutant, order};
 
 /// Slots in a block: with the header, a block is 2 KiB. Two under the model checker, so that full
 /// blocks and growth are the common case.
@@ -78,7 +78,7 @@ impl Slot {
     pub(super) fn is_free(&self) -> bool {
         // Pairs with the Release store in `clear`: what the previous holder did before its release
         // happens before our fill, and so before what a scan does that meets our fill (I7).
-        self.owner.load(order!(Acquire, "slot_free_relaxed")) == 0
+        load_own!(self.owner, order!(Acquire, "slot_free_relaxed")) == 0
     }
 
     /// Writes a pin down. Only the block's owner may, when the slot is free.
@@ -109,8 +109,9 @@ impl Slot {
     #[inline]
     pub(crate) fn range(&self) -> PageRange {
         // The holder filled the slot, or was given the pin by who did: nothing to order.
-        let start = self.start.load(Ordering::Relaxed);
-        PageRange::reassembled(start, self.end.load(Ordering::Relaxed))
+        let start = load_own!(self.start, Ordering::Relaxed);
+        let end = load_own!(self.end, Ordering::Relaxed);
+        PageRange::reassembled(start, end)
     }
 
     /// The pin is an extension. Under the record's lock, before anybody else knows of the pin.

@@ -25,7 +25,7 @@
 
 use crate::raw::blocks;
 use crate::raw::slots::Slot;
-use crate::sync::{Ordering, order};
+use crate::sync::{Ordering, load_own, order};
 
 /// Turns the pin in `slot` into a number. Only who holds the pin may, and holds it no longer then.
 pub(crate) fn make(slot: &'static Slot) -> u64 {
@@ -34,7 +34,7 @@ pub(crate) fn make(slot: &'static Slot) -> u64 {
         unreachable!("the number was just found");
     };
     // Only the pin's holder changes an even generation, and whoever held it before released it to us.
-    let odd = generation.load(Ordering::Relaxed).wrapping_add(1);
+    let odd = load_own!(generation, Ordering::Relaxed).wrapping_add(1);
     // Pairs with the Acquire in `redeem`.
     generation.store(odd, order!(Release, "token_made_relaxed"));
     u64::from(odd) << 32 | number as u64

@@ -120,4 +120,11 @@ shuttle::lazy_static! {
     static ref ERA: Era = Era::new();
 }
 
-pub(crate) use {thread_cell, thread_owned};
+/// A load by the one thread that may store at that time.
+macro_rules! load_own {
+    ($word:expr, $order:expr) => {
+        $word.load($order)
+    };
+}
+
+pub(crate) use {load_own, thread_cell, thread_owned};

@@ -19,12 +19,24 @@ pub(crate) mod thread {
     }
 }
 
-/// Explores every schedule with at most `preemptions` preemptions; 0: every schedule. Mutants are given one more,
-/// for they are done when the first schedule fails; `LEASE_DEEP` gives one more to the crate as it is.
+/// Explores every schedule with at most `preemptions` preemptions; 0: every schedule. Of more than one, mutants are
+/// given one more, for they are done when the first schedule fails; `LEASE_DEEP` gives one more to the crate as it is.
 pub(crate) fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    layout_lease::see_own_loads(false);
+    run(preemptions, model);
+}
+
+/// As [`explore`], and the model sees the loads of who is about to store: what loom hides otherwise.
+pub(crate) fn explore_all(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    layout_lease::see_own_loads(true);
+    run(preemptions, model);
+}
+
+fn run(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = match preemptions {
         0 => None,
+        1 if std::env::var_os("LEASE_MUTANT").is_some() => Some(1),
         n if std::env::var_os("LEASE_MUTANT").is_some() => Some(n + 1),
         n if std::env::var_os("LEASE_DEEP").is_some() => Some(n + 1),
         n => Some(n),
