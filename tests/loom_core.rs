@@ -119,11 +119,12 @@ fn i02_change_of_mode_against_pins() {
     });
 }
 
-/// I7, the other direction: what happened under the proof happens before the next pin's grant.
+/// I7, the other direction: what happened under the proof happens before the next pin's grant, also of a pin that
+/// takes no lock to be charged for its fence.
 #[test]
 fn i07_reopening_is_seen_by_the_next_pin() {
     explore(0, || {
-        let guard = guard();
+        let guard = guard_with(Barrier::Asymmetric);
         let breaker = thread::spawn({
             let guard = Arc::clone(&guard);
             move || {
