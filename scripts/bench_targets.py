@@ -7,15 +7,18 @@ from bench_data import CHANGING, FUTEX, HOLDERS, HOLDS, RATIOS, number, shown
 # Why a target can't be met, with the figures; printed behind the table for those that are not. Keyed by `Target.key`.
 # Say on which commit that was found out.
 REASONS = {
-    "pin-epoch": "(322ddb0) 33 instructions of a pin and its drop take 7 cycles, 2.2 ns, which is 4.7 a cycle: what is left is their number. In an experiment, leaving out the source location or one of the bounds saved about 0.1 ns. crossbeam-epoch took 2.5 to 3.5 ns here, 3.3 where the target was set; so the target asks for 1.3 to 1.7 ns, some 25 instructions.",
-    "pin-rwlock": "(322ddb0) The same: 2.2 ns against 5.5 to 6.1. The median is within a tenth of the target, the spread of this machine on both sides of it.",
-    "pin-two-own": "(322ddb0) In the empty loop, too, two threads took 1.65 [0.67, 2.03] times as long as one in this run: the machine's cores were not both free. On 2026-11-24 at d2a015e the same row was 1.01 [0.80, 1.15].",
-    "break-frequent": "(322ddb0) 240 ns against 71, both with 30 ns of the clock in them. A break and its reopening are two passes of the mapping's lock, each with the gate's line taken away from the pinning core, and a look at that core's slot, which it is writing: four lines that change cores. A write lock is one or two. Idle, the break is 61 ns (109 at d2a015e).",
-    "break-back-to-back": "(322ddb0) Back to back the write lock keeps the other core out: that got 2.5 read locks done in a µs, and 20 pins beside our breaks (d2a015e). So the two do not do the same work.",
-    "break-rare-asymmetric": "(322ddb0) The barrier itself varies by more than the difference: 10 to 27 µs. Where nothing else runs, the break is 222 ns above a bare membarrier (536 against 314): 61 of its own, the rest the lock that shares barriers, and what a system call leaves of the processor's predictors.",
-    "break-rare-adaptive": "(322ddb0) The same.",
-    "adaptive-steady": "(322ddb0) At 4,000 pins per break only. There the countdown is as long as the gap: the price of a barrier was measured at 15 µs in this run, at 12 in others. Counting what the other core loses the ratio is 1.11 [1.01, 1.24]; by its own account the asymmetric mode became the better one between 2,000 and 4,000 pins. A lower countdown would be worse by the other account.",
-    "wait-sleep-blocking": "(322ddb0) Within the spread of the futex itself: the same sleep as a future took 0.97 [0.73, 1.46] of it, and both go the same way.",
+    "pin-epoch": "(50c86a0) 30 instructions of a pin and its drop take 2.1 ns, more than four a cycle: what is left is their number. It was 33 at 322ddb0, and the three were 6 % of the time. crossbeam-epoch took 2.6 ns here, 3.3 where the target was set; so the target asks for 1.3 ns, some 20 instructions.",
+    "pin-rwlock": "(50c86a0) 2.11 ns against 6.03: within a hundredth of the target. See the row above.",
+    "pin-two-own": "In the empty loop, too, two threads took longer than one where the machine's cores were not both free. At 50c86a0 the row was 1.00 [0.96, 1.05].",
+    "in-flight": "(50c86a0) The bare replace took 0.78 ns in this run, in which the machine was quiet, and 1.07 in the one before (322ddb0: 3.57 times that); ours took 3.5 and 3.8. A pin and its drop alone are 2.0.",
+    "break-frequent": "(50c86a0) 391 ns against 160, both with 30 ns of the clock in them; on a loaded machine 240 against 71. A break and its reopening are two passes of the mapping's lock, each with the gate's line taken away from the pinning core, and a look at that core's slot, which it is writing: three lines that change cores at least. A write lock is one or two. Idle, the break is 61 ns.",
+    "break-back-to-back": "(50c86a0) Back to back the write lock keeps the other core out: that got 2.5 read locks done in a µs, and 20 pins beside our breaks (d2a015e). So the two do not do the same work.",
+    "break-rare-asymmetric": "(50c86a0) 130 ns. The same break behind a fence is 61 ns idle, and 120 with the clock's 30 in this group. In an experiment a membarrier with such a break behind it took about as long as an asymmetric break: so the lock that shares barriers costs next to nothing, and the rest is what a system call leaves of the processor's caches and predictors.",
+    "break-rare-adaptive": "(50c86a0) The same.",
+    "adaptive-steady": "At 50c86a0 1.08 [0.90, 1.17]. Where the gap between breaks is about what a barrier is worth, it all hangs on the price that was measured for one.",
+    "wait-short-64": "(50c86a0) After a hold of 10 µs only, where 64 pins are dropped one by one, each of which meets a closed gate and takes the lock. A round's median was 430 ns or 1,050 to 1,150; why the one or the other was not found out. Up to 3 µs it is 0.4 µs; in the run of 322ddb0 the worst was 567 ns.",
+    "wait-sleep-blocking": "(50c86a0) Within the spread of the futex itself, whose own median moved between 37 and 45 µs in this run: at a hold of 50 µs, which sleeps as well, the same row is 1.03 [0.95, 1.12].",
+    "wait-sleep-async": "(50c86a0) The same: 1.04 [1.01, 1.11] at 50 µs; 0.97 [0.73, 1.46] here in the run of 322ddb0.",
 }
 
 
