@@ -19,7 +19,7 @@ mkdir -p "$kept"
 steps=(
     "preflight        | scripts/preflight.sh                                                  | last 1: ^preflight: [0-9]+ s"
     "mutants          | LEASE_DEEP=1 scripts/mutants.sh | tee -a \$target/preflight.log                     | count: killed  "
-    "safety           | scripts/safety.sh --all                                               | last 6: ^[a-z]+ +[0-9]+\$"
+    "safety           | scripts/safety.sh                                                     | last 6: ^[a-z]+ +[0-9]+\$"
     "features         | scripts/features.sh                                                   | last 1: ^features: [0-9]+ sets"
     "licences         | scripts/licences.sh advisories                                        | last 2: ok|SKIPPED"
     "shuttle          | scripts/shuttle.sh long                                               | last 9: ^shuttle: [0-9]+ schedules| found  "

@@ -2,9 +2,7 @@
 # Fails unless everything that SAFETY.md's table names has run, and said what it should: tests and models passed,
 # seeded bugs of the spin models were found, scripts came to their end.
 #
-#   scripts/safety.sh          after scripts/preflight.sh, which leaves its output in target/preflight.log
-#   scripts/safety.sh --all    after scripts/nightly.sh: every mutant was killed, too
-#
+# Run it after scripts/preflight.sh, which leaves its output in target/preflight.log.
 # That what is named exists at all is tests/house.rs's affair.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,14 +29,11 @@ ran() { # name: how it ran, or nothing
 skipped() { # name: why it need not have run
     if [[ $1 == models/* ]]; then
         echo "its rows are scripts/spin.sh's"
-    elif grep -qE "^$1 +[a-z0-9_]+$" scripts/mutant-models && [ "$all" != --all ]; then
-        echo "a mutant: nightly"
     elif [[ $1 =~ ^[A-Z0-9_]+$ ]] && ! grep -q '^variant  *expected' "$log"; then
         grep -m 1 '^SKIPPED.*spin' "$log" || true
     fi
 }
 
-all=${1:-}
 declare -A count=()
 missing=0
 for name in $(grep '^|' SAFETY.md | grep -oE '`[^`]+`' | tr -d '`' | sort -u); do
