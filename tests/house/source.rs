@@ -8,7 +8,8 @@ pub(crate) fn unit(path: &str) -> Option<String> {
     let name = path.strip_prefix("src/")?.strip_suffix(".rs")?;
     let parts: Vec<&str> = name.split('/').collect();
     match parts.as_slice() {
-        ["lib"] | [_, "mod"] | [.., "tests"] => None,
+        ["lib"] | [_, "mod"] => None,
+        _ if parts.contains(&"tests") => None,
         ["maps", file, ..] => Some(format!("maps/{file}")),
         ["raw", file] => Some(format!("raw/{file}")),
         ["docs", file] => Some(format!("docs/{file}")),
@@ -74,6 +75,7 @@ fn a_unit_is_a_file_or_a_folder_of_private_files() {
     assert_eq!(unit("src/sync/model.rs").as_deref(), Some("sync"));
     assert_eq!(unit("src/maps/file/error.rs").as_deref(), Some("maps/file"));
     assert_eq!(unit("src/maps/extent/tests.rs"), None);
+    assert_eq!(unit("src/maps/extent/tests/proofs.rs"), None);
     assert_eq!(unit("src/raw/mod.rs"), None);
     assert_eq!(unit("src/lib.rs"), None);
 }
