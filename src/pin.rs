@@ -214,8 +214,9 @@ impl<M> LayoutGuard<M> {
         let range = PageRange::from_bounds(pages)?;
         let record = self.record();
         match record.try_pin(range, Location::caller()) {
-            Some(slot) => Ok(PagePin::new(slot, record)),
-            None => Err(record.refusal().into()),
+            Ok(slot) => Ok(PagePin::new(slot, record)),
+            Err(Ok((slot, record))) => Ok(PagePin::new(slot, record)),
+            Err(Err(refusal)) => Err(refusal.into()),
         }
     }
 
@@ -316,7 +317,7 @@ impl<M> Step for PinPages<'_, M> {
                 }
                 PinState::Idle(range) => {
                     self.state = PinState::Done;
-                    if let Some(slot) = record.try_pin(range, self.location) {
+                    if let Ok(slot) | Err(Ok((slot, _))) = record.try_pin(range, self.location) {
                         return pinned(slot);
                     }
                     match record.queue_pin(range, self.location) {

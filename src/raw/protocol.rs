@@ -101,17 +101,21 @@ fn is_shy() -> bool {
     shy
 }
 
+/// What the slow way of pinning answers. With the record that was asked: whoever goes on with the one that comes back
+/// need not keep it across that call, and so saves no register on the fast way.
+pub(crate) type Slowly = Result<(&'static Slot, &'static Record), Refusal>;
+
 impl Record {
     /// Pins `range` unless some page of it is closed; [`refusal`](Self::refusal) says why not. Never
-    /// waits.
-    #[inline]
+    /// waits. `Err`: the fast way was not enough; what came of the slow one.
+    #[inline(always)]
     pub(crate) fn try_pin(
         &'static self,
         range: PageRange,
         location: &'static Location<'static>,
-    ) -> Option<&'static Slot> {
+    ) -> Result<&'static Slot, Slowly> {
         let Some(slot) = blocks::at_hand() else {
-            return self.try_pin_elsewhere(range, location);
+            return Err(self.try_pin_elsewhere(range, location));
         };
         let early = mutant!("look_first").then(|| self.gate.look());
         slot.fill(self.number, range, location);
@@ -119,9 +123,9 @@ impl Record {
         let look = early.unwrap_or_else(|| self.gate.look());
         if look.is_open() {
             slot.confirm();
-            return Some(slot);
+            return Ok(slot);
         }
-        self.look_again(slot, range, look)
+        Err(self.look_again(slot, range, look))
     }
 
     /// [`try_pin`](Self::try_pin), where no slot is at hand: the thread has many pins, or was refused.
@@ -131,10 +135,10 @@ impl Record {
         &'static self,
         range: PageRange,
         location: &'static Location<'static>,
-    ) -> Option<&'static Slot> {
+    ) -> Slowly {
         if self.refuses(range) {
             self.make_shy();
-            return None;
+            return Err(self.refusal());
         }
         let early = mutant!("look_elsewhere_first").then(|| self.gate.look());
         let slot = blocks::publish_elsewhere(self.number, range, location);
@@ -205,12 +209,7 @@ impl Record {
     /// pins need a fence: may we stay?
     #[cold]
     #[inline(never)]
-    fn look_again(
-        &'static self,
-        slot: &'static Slot,
-        range: PageRange,
-        look: Look,
-    ) -> Option<&'static Slot> {
+    fn look_again(&'static self, slot: &'static Slot, range: PageRange, look: Look) -> Slowly {
         let look = self.look_that_counts(look);
         if !look.is_open_to_fenced() && self.refuses(range) {
             // Back out the way a pin goes: a scan may have counted us (I6).
@@ -220,13 +219,13 @@ impl Record {
                 self.unpin(slot);
             }
             self.make_shy();
-            return None;
+            return Err(self.refusal());
         }
         slot.confirm();
         if look.is_fenced() {
             self.count_fenced_pin();
         }
-        Some(slot)
+        Ok((slot, self))
     }
 
     /// Whether the gate keeps `range` out.

@@ -166,7 +166,7 @@ impl Record {
         range: PageRange,
         location: &'static Location<'static>,
     ) -> Result<&'static Slot, Refusal> {
-        if let Some(slot) = self.try_pin(range, location) {
+        if let Ok(slot) | Err(Ok((slot, _))) = self.try_pin(range, location) {
             return Ok(slot);
         }
         let inner = self.inner.lock();
