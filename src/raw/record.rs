@@ -29,10 +29,11 @@ pub(crate) struct Record {
     pub(super) number: u32,
     /// The process that the present guard was made in.
     process: AtomicU32,
-    pub(super) gate: Gate,
     /// Changes whenever somebody is woken: what blocking waiters look at before they sleep. It orders
-    /// nothing: who sees it change, takes the lock.
+    /// nothing: who sees it change, takes the lock. Not in the lock's cache line, which each release writes to while
+    /// they look.
     rings: AtomicU64,
+    pub(super) gate: Gate,
     /// How many breaks of leases are in the queue. Changed under the lock; read without it, it is a hint.
     pub(super) lease_breaks: AtomicU64,
     pub(super) inner: Mutex<Inner>,
@@ -53,7 +54,10 @@ impl UnwindSafe for Record {}
 impl RefUnwindSafe for Record {}
 
 #[cfg(not(any(lease_loom, lease_shuttle)))]
-const _: () = assert!(size_of::<Record>() <= 192);
+const _: () = {
+    assert!(size_of::<Record>() <= 192);
+    assert!(std::mem::offset_of!(Record, rings) / 64 < std::mem::offset_of!(Record, inner) / 64);
+};
 
 /// The guard is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
