@@ -21,7 +21,7 @@
 //! The rules under which changing over is correct are the protocol's, see
 //! [`protocol`](crate::raw::protocol); nothing here decides about correctness.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::raw::barrier;
 use crate::sync::{MODEL, mutant};
@@ -53,22 +53,23 @@ pub enum Barrier {
     Asymmetric,
 }
 
-/// What a fenced pin and its release cost more than those without fences, in picoseconds: two fences.
-const FENCES_PS: u64 = 5_500;
+/// What a fenced pin and its release cost more than those without fences, beside the two fences, in picoseconds: calls
+/// and counting.
+const WAY_PS: u64 = 2_000;
 
-/// The price of a barrier everywhere before the first has been paid, in nanoseconds.
-const FIRST_PRICE_NS: u64 = 12_000;
+/// What a barrier everywhere is worth before the first has been paid, in fenced pins.
+const FIRST_WORTH: u32 = 2_800;
 
 /// A barrier interrupts the other running threads of the process; that is about two thirds of what it
 /// costs who executes it. Counting that, it costs 5/3 of its price; not counting it, 1. The mean of the two (the
 /// geometric one) is never far from the better mode by either account.
 const VICTIMS: (u64, u64) = (9, 7);
 
-/// The part of the price by which it is taken to have fallen, at each break for which it might matter.
+/// The part of its worth by which a barrier is taken to have become cheaper, at each break for which it might matter.
 const FALLS: u32 = 256;
 
 /// The shortest and the longest countdown, in pins.
-const COUNTDOWN: (u64, u64) = if MODEL { (2, 2) } else { (128, 1 << 14) };
+const COUNTDOWN: (u32, u32) = if MODEL { (2, 2) } else { (128, 1 << 14) };
 
 /// Countdowns that must have run out in a row for each break that goes without.
 const PATIENCE: u8 = 4;
@@ -89,8 +90,8 @@ pub(crate) struct Mode {
     without: u8,
     /// Fenced pins until the countdown runs out.
     left: u32,
-    /// What a barrier everywhere costs, in nanoseconds: about the median of the last ones.
-    price: u32,
+    /// What a barrier everywhere is worth, in fenced pins: about the median of the last ones.
+    worth: u32,
 }
 
 /// The barrier that a closing needs.
@@ -106,7 +107,7 @@ pub(crate) enum Needs {
 #[derive(Clone, Copy)]
 pub(crate) enum Executed {
     Fence,
-    /// On every thread, for this many nanoseconds if somebody wanted to know.
+    /// On every thread, for what so many fenced pins would have cost if somebody wanted to know.
     Everywhere(Option<u32>),
     /// None was to be had.
     Nothing,
@@ -124,7 +125,7 @@ impl Needs {
             Needs::Everywhere | Needs::EverywhereTimed => {
                 let start = (self == Needs::EverywhereTimed).then(Instant::now);
                 match barrier::everywhere() {
-                    true => Executed::Everywhere(start.map(nanos_since)),
+                    true => Executed::Everywhere(start.map(|start| worth(start.elapsed()))),
                     false => Executed::Nothing,
                 }
             }
@@ -132,8 +133,11 @@ impl Needs {
     }
 }
 
-fn nanos_since(start: Instant) -> u32 {
-    start.elapsed().as_nanos().min(100_000) as u32
+/// As many fenced pins as a barrier everywhere is worth that took so long. What a fence costs differs from processor to
+/// processor by a factor of five, so it is measured.
+fn worth(took: Duration) -> u32 {
+    let price = took.as_nanos().min(100_000) as u64 * VICTIMS.0 / VICTIMS.1;
+    (price * 1_000 / (2 * barrier::price_of_full() + WAY_PS)) as u32
 }
 
 impl Mode {
@@ -147,7 +151,7 @@ impl Mode {
             rare: 0,
             without: 0,
             left: 0,
-            price: FIRST_PRICE_NS as u32,
+            worth: FIRST_WORTH,
         }
     }
 
@@ -161,9 +165,9 @@ impl Mode {
             if self.left > self.countdown() / 2 {
                 self.rare = 0;
             } else {
-                // But then all hangs on the price, which is not looked at while fences do. So it is taken to have
-                // fallen a little, until a countdown runs out and it is.
-                self.price -= self.price / FALLS;
+                // But then all hangs on what a barrier costs, which is not looked at while fences do. So it is taken
+                // to be a little cheaper, until a countdown runs out and it is.
+                self.worth -= self.worth / FALLS;
             }
             self.without = 0;
             self.left = self.countdown();
@@ -199,11 +203,11 @@ impl Mode {
                 if let Some(paid) = paid {
                     // Follows the median, a sixteenth at a time: one barrier that had to wait for a
                     // processor says nothing about the next.
-                    let step = self.price / 16 + 1;
-                    self.price = if paid > self.price {
-                        (self.price + step).min(paid)
+                    let step = self.worth / 16 + 1;
+                    self.worth = if paid > self.worth {
+                        (self.worth + step).min(paid)
                     } else {
-                        self.price.saturating_sub(step).max(paid)
+                        self.worth.saturating_sub(step).max(paid)
                     };
                 }
                 self.trusted = self.fenced;
@@ -232,8 +236,7 @@ impl Mode {
     /// As many fenced pins as one barrier everywhere is worth.
     #[inline]
     fn countdown(&self) -> u32 {
-        let price = u64::from(self.price) * VICTIMS.0 / VICTIMS.1;
-        (price * 1_000 / FENCES_PS).clamp(COUNTDOWN.0, COUNTDOWN.1) as u32
+        self.worth.clamp(COUNTDOWN.0, COUNTDOWN.1)
     }
 }
 
@@ -249,7 +252,7 @@ mod tests {
             return;
         }
         let mut mode = Mode::new(Barrier::Adaptive);
-        mode.price = 20_000;
+        mode.worth = 4_600;
         let gap = mode.countdown() * 3 / 4;
         let mut asymmetric = 0;
         for _ in 0..1_000 {
@@ -257,30 +260,42 @@ mod tests {
             if needs != Needs::Fence {
                 asymmetric += 1;
                 mode.learn(Executed::Everywhere(
-                    (needs == Needs::EverywhereTimed).then_some(10_000),
+                    (needs == Needs::EverywhereTimed).then_some(2_300),
                 ));
             }
             mode.count_down(gap);
         }
-        assert!(asymmetric > 800 && mode.price < 11_000, "{asymmetric}");
+        assert!(asymmetric > 800 && mode.worth < 2_500, "{asymmetric}");
     }
 
-    /// Where the clock had not moved during a barrier, its price ran over: a panic in builds that look for that, and
+    /// Where the clock had not moved during a barrier, its worth ran over: a panic in builds that look for that, and
     /// in others a barrier that was worth 4 s.
     #[test]
-    fn a_barrier_that_took_no_time_has_no_price() {
+    fn a_barrier_that_took_no_time_is_worth_nothing() {
+        assert_eq!(worth(Duration::ZERO), 0);
         let mut mode = Mode::new(Barrier::Adaptive);
-        let mut before = mode.price;
+        let mut before = mode.worth;
         for _ in 0..1_000 {
             assert!(mode.learn(Executed::Everywhere(Some(0))));
-            assert!(mode.price < before || mode.price == 0);
-            before = mode.price;
+            assert!(mode.worth < before || mode.worth == 0);
+            before = mode.worth;
         }
-        assert_eq!((mode.price, mode.countdown()), (0, COUNTDOWN.0 as u32));
+        assert_eq!((mode.worth, mode.countdown()), (0, COUNTDOWN.0));
         // And it finds its way back.
         for _ in 0..1_000 {
-            assert!(mode.learn(Executed::Everywhere(Some(9_000))));
+            assert!(mode.learn(Executed::Everywhere(Some(2_000))));
         }
-        assert_eq!(mode.price, 9_000);
+        assert_eq!(mode.worth, 2_000);
+    }
+
+    #[test]
+    fn a_barrier_is_worth_more_the_longer_it_takes_and_the_cheaper_fences_are() {
+        let fence = barrier::price_of_full();
+        // No processor does it for nothing, nor needs a microsecond.
+        assert!((100..1_000_000).contains(&fence), "{fence} ps");
+        let pins = u64::from(worth(Duration::from_micros(14)));
+        let expected = 18_000_000 / (2 * fence + WAY_PS);
+        assert!(pins.abs_diff(expected) <= 1, "{pins}, not {expected}");
+        assert!(worth(Duration::from_secs(4_000)) <= worth(Duration::from_micros(100)));
     }
 }

@@ -26,9 +26,11 @@
 //!
 //! The source of the idea is Linux's `membarrier(2)`; the kernel's own document of it names this use.
 
+use std::hint::black_box;
 use std::sync::OnceLock;
+use std::time::Instant;
 
-use crate::sync::{Ordering, fence, mutant};
+use crate::sync::{AtomicU32, MODEL, Ordering, fence, mutant};
 
 /// The pinner's side where the gate says nothing of fences: breakers execute the barrier.
 #[inline(always)]
@@ -53,6 +55,26 @@ pub(crate) fn full() {
     if !mutant!("full_missing") {
         fence(Ordering::SeqCst);
     }
+}
+
+/// What [`full`] costs behind a store, in picoseconds: measured once in a process, which takes some microseconds. A
+/// model has no clock.
+pub(crate) fn price_of_full() -> u64 {
+    static PRICE: OnceLock<u64> = OnceLock::new();
+    const TIMES: u32 = 256;
+    let some = || {
+        let word = AtomicU32::new(0);
+        let start = Instant::now();
+        for n in 0..TIMES {
+            black_box(&word).store(n, Ordering::Relaxed);
+            full();
+            black_box(word.load(Ordering::Relaxed));
+        }
+        start.elapsed().as_nanos() as u64 * 1_000 / u64::from(TIMES)
+    };
+    // Whatever comes in between makes it longer, never shorter.
+    let times = if MODEL { 0 } else { 4 };
+    *PRICE.get_or_init(|| (0..times).map(|_| some()).min().unwrap_or(0))
 }
 
 /// The breaker's side where pinners have no fence: a full barrier on every thread of the process. `false`:
