@@ -5,29 +5,72 @@
 //! breaks among 10^6 leases.
 //!
 //! The numbers of pins are not in turns: slots, once made, are there for good. Each is compared with a control of
-//! its own, and "0 after" shows what the burst leaves behind.
+//! its own, and "0 after" shows what the burst leaves behind. Their bytes are those of a process of its own for each
+//! number, which takes that many pins and does nothing else.
 
 mod support;
 
 use std::cell::RefCell;
 use std::hint::black_box;
+use std::process::Command;
 use std::time::Duration;
 
 use layout_lease::{LayoutGuard, LayoutLease, PagePin};
 
 use support::{Bench, MODES, break_one_page, guard, pin_one_page, repeat, resident};
 
+/// In the environment of a process that tells what so many pins weigh.
+const WEIGH: &str = "LEASE_BENCH_WEIGH";
+
 fn main() {
+    if let Some(count) = std::env::var_os(WEIGH) {
+        let count = count.to_str().and_then(|n| n.parse().ok());
+        println!("{}", weigh(count.expect("a number of pins")));
+        return;
+    }
     let mut bench = Bench::start("outstanding");
     guards(&mut bench);
     leases(&mut bench);
-    let before = resident();
-    pins(&mut bench, 0, "0", before);
+    pins(&mut bench, 0, "0");
     for count in [1, 32, 1_000, 100_000, 1_000_000] {
-        pins(&mut bench, count, &count.to_string(), before);
+        weight(&mut bench, count);
+        pins(&mut bench, count, &count.to_string());
     }
-    pins(&mut bench, 0, "0 after", before);
+    pins(&mut bench, 0, "0 after");
     bench.finish();
+}
+
+/// Resident bytes for each of so many pins, from a process of their own.
+fn weight(bench: &mut Bench, count: usize) {
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut child = Command::new(program);
+    let output = child.env(WEIGH, count.to_string()).output();
+    let output = output.expect("this program can be run once more");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let bytes: f64 = said.trim().parse().expect("the child tells one number");
+    let numbers = [
+        ("count", count as f64),
+        ("bytes", bytes),
+        ("bytes_each", bytes / count as f64),
+    ];
+    bench.record("memory", &format!("{count} pins"), &numbers);
+}
+
+/// Resident bytes that the slots of `count` pins take.
+fn weigh(count: usize) -> u64 {
+    let guard = guard(MODES[0].1);
+    // Made and written to before the pins, to tell its bytes from theirs.
+    let mut held: Vec<Option<PagePin>> = (0..count).map(|_| None).collect();
+    let before = resident();
+    for (page, place) in (1_000..).zip(&mut held) {
+        *place = guard.try_pin(page..page + 1).ok();
+    }
+    let after = resident();
+    assert!(
+        black_box(&held).iter().all(Option::is_some),
+        "nothing is closed"
+    );
+    after.saturating_sub(before)
 }
 
 /// First: a guard's drop looks at every slot there is.
@@ -88,29 +131,11 @@ fn leases(bench: &mut Bench) {
     group.run();
 }
 
-/// `before`: what was resident before the first pin.
-fn pins(bench: &mut Bench, count: usize, name: &str, before: u64) {
+fn pins(bench: &mut Bench, count: usize, name: &str) {
     for (mode, barrier) in MODES {
         let guard = guard(barrier);
-        // Made and written to before the pins, to tell its bytes from theirs.
-        let mut held: Vec<Option<PagePin>> = (0..count).map(|_| None).collect();
-        let vec_bytes = size_of_val(held.as_slice()) as u64;
-        for (page, place) in (1_000..).zip(&mut held) {
-            *place = guard.try_pin(page..page + 1).ok();
-        }
-        let slots = resident().saturating_sub(before + vec_bytes) as f64;
-        let each = if count > 0 {
-            slots / count as f64
-        } else {
-            f64::NAN
-        };
-        let numbers = [
-            ("count", count as f64),
-            ("bytes", slots),
-            ("bytes_each", each),
-        ];
-        bench.record("memory", &format!("{name} pins, {mode}"), &numbers);
-
+        let take = |page| guard.try_pin(page..page + 1).ok();
+        let held: Vec<_> = (1_000..).take(count).map(take).collect();
         let held = RefCell::new(held);
         let mut group = bench.group(format!("{name} outstanding, {mode}"));
         group.effort(15, Duration::from_millis(15));

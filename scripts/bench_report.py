@@ -148,11 +148,10 @@ def outstanding(results):
             for case in ("pin and drop", "replace the oldest", "break elsewhere"):
                 key = ("outstanding", f"{count} outstanding, {mode}", case)
                 cells.append(shown(results.rounds(*key)) if key in results.lines else "–")
-            each = results.once("outstanding", "memory", f"{count} pins, {mode}", "bytes_each")
-            # Pages are too coarse for fewer.
-            each = number(each) if count.isdigit() and int(count) >= 100_000 else "–"
+            each = "–" if count[0] == "0" else number(results.once("outstanding", "memory", f"{count} pins", "bytes_each"))
             rows.append([count, mode] + cells + [each])
-    out.append(table(head, rows))
+    out += [table(head, rows), ""]
+    out.append("Bytes are resident ones, of a process that takes so many pins and nothing else; the first pin takes whole pages.")
     rows = []
     for mode in MODES:
         for count in LEASES:

@@ -141,7 +141,7 @@ def waits(results):
 def memory(results):
     guard = results.once("outstanding", "memory", "guard", "bytes_each")
     yield Target("bytes-guard", "resident bytes for each of 10^6 `LayoutGuard`s", 256, [guard], " B", "with the handle")
-    pin = results.once("outstanding", "memory", "1000000 pins, adaptive", "bytes_each")
+    pin = results.once("outstanding", "memory", "1000000 pins", "bytes_each")
     yield Target("bytes-pin", "resident bytes for each of 10^6 pins", 48, [pin], " B", "without the 16 B handle")
 
 

@@ -59,11 +59,13 @@ pub(crate) fn repeat(iters: u64, mut f: impl FnMut(u64)) -> Duration {
     start.elapsed()
 }
 
-/// Resident bytes of this process.
+/// Resident bytes of this process, without those of files (its program).
 pub(crate) fn resident() -> u64 {
-    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok());
-    pages.unwrap_or(0u64) * rustix::param::page_size() as u64
+    let statm = fs::read_to_string("/proc/self/statm").expect("Linux tells them");
+    let pages = |n| statm.split_whitespace().nth(n).and_then(|n| n.parse().ok());
+    let all: u64 = pages(1).expect("resident pages");
+    let of_files: u64 = pages(2).expect("shared pages");
+    (all - of_files) * rustix::param::page_size() as u64
 }
 
 /// What one run of a case took.
@@ -207,8 +209,17 @@ impl Bench {
         group.sampling_mode(SamplingMode::Flat);
         group.bench_function(BenchmarkId::from_parameter(case), |b| {
             b.iter_custom(|iters| {
-                let real = iters.min(most);
-                let each = run(real).as_secs_f64() / real as f64;
+                // While it warms up it doubles what it wants until 100 ms have passed: too short a call, and the
+                // number runs over.
+                const LONG_ENOUGH: Duration = Duration::from_millis(5);
+                let start = Instant::now();
+                let (mut done, mut took) = (0, Duration::ZERO);
+                while done < iters && start.elapsed() < LONG_ENOUGH {
+                    let some = most.min(iters - done);
+                    took += run(some);
+                    done += some;
+                }
+                let each = took.as_secs_f64() / done as f64;
                 // Criterion divides by it.
                 Duration::from_secs_f64(each * iters as f64).max(Duration::from_nanos(1))
             });
