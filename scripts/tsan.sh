@@ -28,7 +28,7 @@ export TSAN_OPTIONS="halt_on_error=1 $suppressions"
 if [ "${1:-}" = controls ]; then
     for broken in \
         slot_clear_relaxed:slot_cleared_then_scanned \
-        skip_relaxed:slot_cleared_then_scanned \
+        scan_owner_relaxed:slot_cleared_then_scanned \
         slot_free_relaxed:slot_cleared_refilled \
         opened_relaxed:gate_opened_then_pinned \
         look_relaxed:gate_opened_then_pinned \

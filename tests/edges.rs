@@ -11,7 +11,7 @@
 //!
 //! | test | edge | mutant |
 //! | --- | --- | --- |
-//! | `slot_cleared_then_scanned` | slot cleared, seen free by a scan | `slot_clear_relaxed`, `skip_relaxed` |
+//! | `slot_cleared_then_scanned` | slot cleared, seen free by a scan | `slot_clear_relaxed`, `scan_owner_relaxed` |
 //! | `slot_cleared_refilled_then_scanned` | slot cleared, refilled by its owner, scanned | `slot_free_relaxed` |
 //! | `gate_opened_then_pinned` | gate opened, read by a pin | `opened_relaxed`, `look_relaxed` |
 //! | `token_made_then_redeemed` | token made, redeemed | `token_made_relaxed`, `token_redeemed_relaxed` |

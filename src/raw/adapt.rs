@@ -290,11 +290,11 @@ mod tests {
 
     #[test]
     fn a_barrier_is_worth_more_the_longer_it_takes_and_the_cheaper_fences_are() {
-        let fence = barrier::price_of_full();
+        let full = barrier::price_of_full();
         // No processor does it for nothing, nor needs a microsecond.
-        assert!((100..1_000_000).contains(&fence), "{fence} ps");
+        assert!((100..1_000_000).contains(&full), "{full} ps");
         let pins = u64::from(worth(Duration::from_micros(14)));
-        let expected = 18_000_000 / (2 * fence + WAY_PS);
+        let expected = 18_000_000 / (2 * full + WAY_PS);
         assert!(pins.abs_diff(expected) <= 1, "{pins}, not {expected}");
         assert!(worth(Duration::from_secs(4_000)) <= worth(Duration::from_micros(100)));
     }

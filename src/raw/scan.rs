@@ -23,15 +23,21 @@ pub(crate) struct Found {
 }
 
 /// Calls `found` for every pin of `record` that overlaps one of `ranges`.
-pub(crate) fn scan(record: u32, ranges: &[PageRange], mut found: impl FnMut(Found)) {
-    let wanted = |range: PageRange| ranges.iter().any(|r| r.overlaps(&range));
-    // Most slots are free or another mapping's, and there may be thousands: that test is in line.
+pub(crate) fn scan(record: u32, ranges: &[PageRange], found: impl FnMut(Found)) {
+    match ranges {
+        [only] => scan_for(record, |range| only.overlaps(&range), found),
+        _ => scan_for(
+            record,
+            |range| ranges.iter().any(|r| r.overlaps(&range)),
+            found,
+        ),
+    }
+}
+
+fn scan_for(record: u32, wanted: impl Fn(PageRange) -> bool, mut found: impl FnMut(Found)) {
     blocks::all().for_each(|block| {
         for (n, slot) in block.in_use().iter().enumerate() {
-            if !slot.is_of(record) {
-                continue;
-            }
-            if let Some(seen) = slot.snapshot(record, wanted) {
+            if let Some(seen) = slot.snapshot(record, &wanted) {
                 found(Found {
                     range: seen.range,
                     location: seen.location,

@@ -152,13 +152,6 @@ impl Slot {
         }
     }
 
-    /// Whether the slot holds a pin of `record`: a "no" is as good as one of [`snapshot`](Self::snapshot).
-    #[inline(always)]
-    pub(crate) fn is_of(&self, record: u32) -> bool {
-        // Pairs with the Release store in `clear` (I7).
-        self.owner.load(order!(Acquire, "skip_relaxed")) as u32 == record
-    }
-
     /// What the slot holds, if it is a pin of `record` for which `wanted` is true.
     ///
     /// Call it under that record's lock, with the pages in question closed and the breaker's
@@ -176,23 +169,42 @@ impl Slot {
     /// - A "yes" from a mixture would make the break wait for a pin that is not there. So before a yes
     ///   the slot is marked `SEEN`, which only filling it anew can undo, and read again: with the mark
     ///   still there at the end, everything read in between belongs to one pin.
+    ///
+    /// Most slots are free, another mapping's or of other pages: so much is in line.
+    #[inline(always)]
     pub(crate) fn snapshot(
         &self,
         record: u32,
         wanted: impl Fn(PageRange) -> bool,
     ) -> Option<Snapshot> {
-        let read = || {
-            // Pair with the Release stores in `fill`.
-            let start = self.start.load(order!(Acquire, "scan_start_relaxed"));
-            let end = self.end.load(order!(Acquire, "scan_end_relaxed"));
-            PageRange::new(start, end).ok().filter(|r| wanted(*r))
-        };
         // Pairs with the Release stores in `fill` (we see its range) and in `clear` (I7).
-        let mut owner = self.owner.load(order!(Acquire, "scan_owner_relaxed"));
+        let owner = self.owner.load(order!(Acquire, "scan_owner_relaxed"));
         if owner as u32 != record {
             return None;
         }
-        let first = read()?;
+        let first = self.read_range().filter(|r| wanted(*r))?;
+        self.look_closer(record, owner, first, wanted)
+    }
+
+    /// The range as it is now, perhaps of two pins.
+    #[inline(always)]
+    fn read_range(&self) -> Option<PageRange> {
+        // Pair with the Release stores in `fill`.
+        let start = self.start.load(order!(Acquire, "scan_start_relaxed"));
+        let end = self.end.load(order!(Acquire, "scan_end_relaxed"));
+        PageRange::new(start, end).ok()
+    }
+
+    /// [`snapshot`](Self::snapshot), where the first reads said `owner`, which is `record`'s, and `first`, which is
+    /// wanted.
+    #[inline(never)]
+    fn look_closer(
+        &self,
+        record: u32,
+        mut owner: u64,
+        first: PageRange,
+        wanted: impl Fn(PageRange) -> bool,
+    ) -> Option<Snapshot> {
         // On success as on failure this is a read like the first one. The store part orders nothing:
         // only breakers under the record's lock look at the mark. It fails for a pin that is still there
         // only where its pinner has just confirmed it, which it does once.
@@ -209,7 +221,7 @@ impl Slot {
         let range = if mutant!("range_read_once") {
             first
         } else {
-            read()?
+            self.read_range().filter(|r| wanted(*r))?
         };
         let location = self.location.load();
         // Acquire: if the mark is gone, so is the pin, and its release happens before us (I7).
