@@ -32,6 +32,11 @@ cargo bench --locked --no-run "${flags[@]}"
 echo "built: $((SECONDS - began)) s"
 
 began=$SECONDS
+# What is measured, for the report, which may be made anew later.
+commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+if [ -n "$(git status --porcelain -- src benches Cargo.toml 2>/dev/null)" ]; then commit+=" with local changes"; fi
+echo "$commit" >"$out/commit"
+date -u '+%Y-%m-%d %H:%M UTC' >"$out/when"
 cut -d' ' -f1 /proc/loadavg >"$out/load" 2>/dev/null || echo "?" >"$out/load"
 for bench in "${benches[@]}"; do
     start=$SECONDS

@@ -5,7 +5,6 @@
     bench_report.py RESULTS --smoke    into RESULTS; fails if a row is missing or unknown
 """
 
-import datetime
 import os
 import pathlib
 import subprocess
@@ -42,18 +41,16 @@ def machine(results):
     cpu = next(
         (l.split(":")[1].strip() for l in open("/proc/cpuinfo", encoding="utf-8") if l.startswith("model name")), "unknown"
     )
-    dirty = " with local changes" if command("git", "status", "--porcelain", "--", "src", "benches", "Cargo.toml") else ""
     read = lambda name: (results.folder / name).read_text().strip() if (results.folder / name).exists() else "?"
-    today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return table(
         ["", ""],
         [
             ["machine", f"{cpu}, {len(os.sched_getaffinity(0))} cores"],
             ["kernel", command("uname", "-sr")],
             ["rustc", command("rustc", "--version")],
-            ["commit", command("git", "rev-parse", "--short=12", "HEAD") + dirty],
+            ["commit", read("commit")],
             ["command", "`scripts/bench.sh`"],
-            ["when", f"{today}; {read('seconds')} s; load average at the start {read('load')}"],
+            ["when", f"{read('when')}; {read('seconds')} s; load average at the start {read('load')}"],
         ],
     ).replace("--:", "---")
 

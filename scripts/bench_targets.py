@@ -7,18 +7,17 @@ from bench_data import CHANGING, FUTEX, HOLDERS, HOLDS, RATIOS, number, shown
 # Why a target can't be met, with the figures; printed behind the table for those that are not. Keyed by `Target.key`.
 # Say on which commit that was found out.
 REASONS = {
-    "pin-epoch": "(50c86a0) 30 instructions of a pin and its drop take 2.1 ns, more than four a cycle: what is left is their number. It was 33 at 322ddb0, and the three were 6 % of the time. crossbeam-epoch took 2.6 ns here, 3.3 where the target was set; so the target asks for 1.3 ns, some 20 instructions.",
-    "pin-rwlock": "(50c86a0) 2.11 ns against 6.03: within a hundredth of the target. See the row above.",
-    "pin-two-own": "In the empty loop, too, two threads took longer than one where the machine's cores were not both free. At 50c86a0 the row was 1.00 [0.96, 1.05].",
-    "in-flight": "(50c86a0) The bare replace took 0.78 ns in this run, in which the machine was quiet, and 1.07 in the one before (322ddb0: 3.57 times that); ours took 3.5 and 3.8. A pin and its drop alone are 2.0.",
-    "break-frequent": "(50c86a0) 391 ns against 160, both with 30 ns of the clock in them; on a loaded machine 240 against 71. A break and its reopening are two passes of the mapping's lock, each with the gate's line taken away from the pinning core, and a look at that core's slot, which it is writing: three lines that change cores at least. A write lock is one or two. Idle, the break is 61 ns.",
-    "break-back-to-back": "(50c86a0) Back to back the write lock keeps the other core out: that got 2.5 read locks done in a µs, and 20 pins beside our breaks (d2a015e). So the two do not do the same work.",
-    "break-rare-asymmetric": "(50c86a0) 130 ns. The same break behind a fence is 61 ns idle, and 120 with the clock's 30 in this group. In an experiment a membarrier with such a break behind it took about as long as an asymmetric break: so the lock that shares barriers costs next to nothing, and the rest is what a system call leaves of the processor's caches and predictors.",
-    "break-rare-adaptive": "(50c86a0) The same.",
-    "adaptive-steady": "At 50c86a0 1.08 [0.90, 1.17]. Where the gap between breaks is about what a barrier is worth, it all hangs on the price that was measured for one.",
-    "wait-short-64": "(50c86a0) After a hold of 10 µs only, where 64 pins are dropped one by one, each of which meets a closed gate and takes the lock. A round's median was 430 ns or 1,050 to 1,150; why the one or the other was not found out. Up to 3 µs it is 0.4 µs; in the run of 322ddb0 the worst was 567 ns.",
-    "wait-sleep-blocking": "(50c86a0) Within the spread of the futex itself, whose own median moved between 37 and 45 µs in this run: at a hold of 50 µs, which sleeps as well, the same row is 1.03 [0.95, 1.12].",
-    "wait-sleep-async": "(50c86a0) The same: 1.04 [1.01, 1.11] at 50 µs; 0.97 [0.73, 1.46] here in the run of 322ddb0.",
+    "pin-epoch": "On an AMD EPYC (50c86a0): 0.82, for 30 instructions of a pin and its drop took 2.1 ns, more than four a cycle, and crossbeam-epoch 2.6 (3.3 where the target was set). On an Intel Xeon, where a fence takes 8 ns, 0.16 (d769a4f).",
+    "pin-rwlock": "On an AMD EPYC (50c86a0) 2.11 ns against 6.03: 0.35; on an Intel Xeon 0.09 (d769a4f).",
+    "pin-two-own": "In the empty loop, too, two threads took longer than one where the machine's cores were not both free. Otherwise 1.00 (50c86a0) and 1.02 (d769a4f).",
+    "in-flight": "(d769a4f, Intel Xeon) 3.5 ns against 0.69; on an AMD EPYC 3.5 against 0.78 (50c86a0) and 3.8 against 1.07 (322ddb0: met). A pin and its drop alone take 1.5 here. With 32 in flight the slot that was filled last is taken, and the thread goes on to the one behind it: another load of an owner, a split of a slice, and three stores to thread locals, some 45 instructions instead of 30. The bare replace is two moves.",
+    "break-frequent": "(d769a4f, Intel Xeon) 353 ns against 120, both with 24 ns of the clock in them; on an AMD EPYC 391 against 160 (50c86a0). A break and its reopening are two passes of the mapping's lock, each with the gate's line taken away from the pinning core, and a look at that core's slot, which it is writing: three lines that change cores at least. A write lock is one or two. Idle, the break is 80 ns: of its locked instructions, 8 ns each here, the lock alone has two.",
+    "break-back-to-back": "(d769a4f, Intel Xeon) 291 ns against 61. Back to back the write lock keeps the other core out, more or less: on an AMD EPYC that got 2.5 read locks done in a µs, and 20 pins beside our breaks, and the row was 21 (50c86a0). So the two do not do the same work.",
+    "break-rare-asymmetric": "(d769a4f, Intel Xeon) 156 ns, of which 80 are the idle break; on an AMD EPYC 130, of which 61 (50c86a0). In an experiment there a membarrier with such a break behind it took about as long as an asymmetric break: so the lock that shares barriers costs next to nothing, and the rest is what a system call leaves of the processor's caches and predictors.",
+    "break-rare-adaptive": "(d769a4f) The same.",
+    "adaptive-steady": "1.12 [0.73, 1.21] on an Intel Xeon (d769a4f), 1.08 [0.90, 1.17] on an AMD EPYC (50c86a0). Where the gap between breaks is about what a barrier is worth, it all hangs on the price that was measured for one.",
+    "wait-sleep-blocking": "Within the spread of the futex itself: 1.04 [0.52, 1.33] on an Intel Xeon (d769a4f), 1.11 [0.66, 1.96] on an AMD EPYC (50c86a0).",
+    "wait-sleep-async": "The same: 1.04 [0.51, 1.25] (d769a4f), 1.18 [0.97, 1.62] (50c86a0).",
 }
 
 
