@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! instructions WHAT N       does WHAT so often: a mode (asymmetric, fenced, adaptive) and one of
-//!                           pin, elsewhere, refused, between, break; for example `fenced-elsewhere`
+//!                           pin, elsewhere, refused, between, break, awaited; for example `fenced-elsewhere`
 //! instructions membarrier   says whether the system grants it: else every guard is a fenced one
 //! ```
 //!
@@ -13,11 +13,14 @@
 //! | refused | the same, and it has refused this thread |
 //! | between | two others are closed, far apart |
 //! | break | of a page that nobody holds; another page is pinned |
+//! | awaited | a task waits for the pins to go, one after the other, and for one more |
 //!
 //! Each operation is a function that is never inlined, for callgrind to tell apart and for objdump to find.
 
 use std::hint::black_box;
+use std::pin::Pin;
 use std::process::ExitCode;
+use std::task::{Context, Waker};
 
 use layout_lease::{Barrier, LayoutGuard, PagePin};
 use rustix::thread::{MembarrierCommand, membarrier};
@@ -107,6 +110,19 @@ fn main() -> ExitCode {
                 break_and_reopen(&guard, black_box(0));
             }
             drop(held);
+        }
+        "awaited" => {
+            let mut held: Vec<_> = (0..=times).map(|_| pin_only(&guard, 0)).collect();
+            let mut breaking = guard.break_layouts(0..1);
+            let mut cx = Context::from_waker(Waker::noop());
+            if Pin::new(&mut breaking).poll(&mut cx).is_ready() {
+                return ExitCode::FAILURE;
+            }
+            held.drain(1..).flatten().for_each(unpin_only);
+            drop(held);
+            if Pin::new(&mut breaking).poll(&mut cx).is_pending() {
+                return ExitCode::FAILURE;
+            }
         }
         _ => return ExitCode::FAILURE,
     }

@@ -261,6 +261,13 @@ impl Entry {
         self.state() == Some(BreakState::Drained)
     }
 
+    /// [`draining`](Self::draining), if pins of `range` are among them.
+    #[inline]
+    pub(super) fn pins_left(&mut self, range: &PageRange) -> Option<&mut usize> {
+        let among = self.waits_for_pins() && self.ranges.overlaps(range);
+        if among { self.draining() } else { None }
+    }
+
     /// How many holders it still waits for, if it is draining.
     pub(super) fn draining(&mut self) -> Option<&mut usize> {
         let state = match &mut self.what {

@@ -278,6 +278,12 @@ impl Record {
         if !self.gate.overlaps(range) {
             return;
         }
+        // Most often others are left, also in a forked child's copy of who waits: nobody is to be woken.
+        if let Some(mut inner) = self.inner.try_lock() {
+            if inner.queue.take_off(&range) {
+                return;
+            }
+        }
         let Some(inner) = self.lock_to_drop() else {
             return;
         };

@@ -300,6 +300,19 @@ impl Queue {
         self.shelve(wakes);
     }
 
+    /// A pin of `range` is gone: takes it off whatever waits for it, if there is nothing more to do. `false`: it is the
+    /// last that somebody waits for, and nothing has been done.
+    #[inline]
+    pub(super) fn take_off(&mut self, range: &PageRange) -> bool {
+        let mut counts = self.entries.iter_mut().filter_map(|e| e.pins_left(range));
+        if counts.any(|n| *n <= 1) {
+            return false;
+        }
+        let counts = self.entries.iter_mut().filter_map(|e| e.pins_left(range));
+        counts.for_each(|n| *n -= 1);
+        true
+    }
+
     /// A holder of `range` is gone: takes it off every break that waits for it. A lease that has been
     /// shrunk to `kept` is still there for those who want a part of that.
     pub(super) fn released(
