@@ -61,6 +61,10 @@ figures() { # what, log
     esac
 }
 
+machine() { # its processor, in short
+    sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1 | sed -E 's/\([RTM]+\)//g' | cut -d' ' -f1,2
+}
+
 step() { # row
     local name command log start=$SECONDS status verdict said
     name=$(part "$1" name)
@@ -79,26 +83,28 @@ step() { # row
         # Nothing was said that it should have said: then it has shown nothing.
         verdict=$(grep -m 1 -oE '^SKIPPED.*' "$log" || echo 'FAILED: says nothing')
     fi
-    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$name" "$verdict" "$((SECONDS - start))" "$(date -u +%Y-%m-%d)" \
-        "$(git describe --always --dirty=+ 2>/dev/null || echo -)" "$said" \
+    printf '%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n' "$name" "$verdict" "$((SECONDS - start))" "$(date -u +%Y-%m-%d)" \
+        "$(git describe --always --dirty=+ 2>/dev/null || echo -)" "$(machine)" "$said" \
         "$(figures "$(part "$1" figures)" "$log")" >"$kept/$name.result"
     printf '== %s: %s, %d s\n' "$name" "$verdict" "$((SECONDS - start))"
     [ "$verdict" = passed ] || [[ $verdict == SKIPPED* ]]
 }
 
 table() {
-    local row name verdict seconds date commit command figures
-    printf '%-14s %-8s %7s  %-10s  %-9s %s\n' step verdict seconds date commit 'what it ran, and what that said'
+    local row name verdict seconds date commit machine command figures
+    printf '%-15s %-8s %7s  %-10s  %-9s %-10s %s\n' \
+        step verdict seconds date commit machine 'what it ran, and what that said'
     for row in "${steps[@]}"; do
         name=$(part "$row" name)
         if [ -e "$kept/$name.result" ]; then
-            IFS=$'\t' read -r name verdict seconds date commit command figures <"$kept/$name.result"
+            IFS=$'\t' read -r name verdict seconds date commit machine command figures <"$kept/$name.result"
         else
-            verdict='not run' seconds=- date=- commit=- figures=- command=$(part "$row" command)
+            verdict='not run' seconds=- date=- commit=- machine=- figures=- command=$(part "$row" command)
         fi
-        printf '%-14s %-8s %7s  %-10s  %-9s %s\n' "$name" "${verdict%%:*}" "$seconds" "$date" "$commit" "$command"
-        [[ $verdict != *:* ]] || printf '%54s%s\n' '' "${verdict#*: }"
-        [ "$figures" = - ] || printf '%54s%s\n' '' "$figures"
+        printf '%-15s %-8s %7s  %-10s  %-9s %-10s %s\n' \
+            "$name" "${verdict%%:*}" "$seconds" "$date" "$commit" "$machine" "$command"
+        [[ $verdict != *:* ]] || printf '%66s%s\n' '' "${verdict#*: }"
+        [ "$figures" = - ] || printf '%66s%s\n' '' "$figures"
     done
 }
 
@@ -106,7 +112,7 @@ case ${1:-} in
 --table) table && exit 0 ;;
 --doc)
     {
-        echo "On a $(nproc)-core $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1) VM, $(uname -s) $(uname -r | cut -d. -f1,2):"
+        echo "On VMs of $(nproc) cores, $(uname -s) $(uname -r | cut -d. -f1,2):"
         echo
         table
     } | python3 scripts/bench_doc.py SAFETY.md nightly
