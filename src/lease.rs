@@ -236,9 +236,15 @@ impl<M> Step for LeasePages<'_, M> {
             }))
         };
         loop {
-            match std::mem::replace(&mut self.state, State::Done) {
-                State::Refused(error) => return Poll::Ready(Err(error.into())),
+            match &mut self.state {
+                State::Refused(error) => {
+                    let error = *error;
+                    self.state = State::Done;
+                    return Poll::Ready(Err(error.into()));
+                }
                 State::Idle(range, label) => {
+                    let (range, label) = (*range, label.take());
+                    self.state = State::Done;
                     match record.queue_lease(range, self.location, label) {
                         Ok(Ticket::Granted(Taken::Lease(n))) => return leased(n, range),
                         Ok(Ticket::Waiting(id)) => self.state = State::Queued { id, range },
@@ -248,13 +254,15 @@ impl<M> Step for LeasePages<'_, M> {
                     }
                 }
                 State::Queued { id, range } => {
-                    return match record.poll_taker(id, via) {
-                        None => {
-                            self.state = State::Queued { id, range };
-                            Poll::Pending
-                        }
-                        Some(Ok(Taken::Lease(n))) => leased(n, range),
-                        Some(Ok(Taken::Pin(_)) | Err(Shut)) => Poll::Ready(Err(PinError::Closed)),
+                    let (id, range) = (*id, *range);
+                    // A waker may panic in there: then the place in the queue is still ours.
+                    let Some(answer) = record.poll_taker(id, via) else {
+                        return Poll::Pending;
+                    };
+                    self.state = State::Done;
+                    return match answer {
+                        Ok(Taken::Lease(n)) => leased(n, range),
+                        Ok(Taken::Pin(_)) | Err(Shut) => Poll::Ready(Err(PinError::Closed)),
                     };
                 }
                 State::Done => panic!("`LeasePages` polled after its output"),

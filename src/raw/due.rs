@@ -120,6 +120,15 @@ impl Queue {
         self.ledger.as_mut()?.shelf.claim(id)
     }
 
+    /// Nobody runs the retirement that was claimed: it is ready again.
+    pub(super) fn unclaim(&mut self, id: u64, wakes: &mut Wakes) {
+        let shelf = self.ledger.as_mut().map(|ledger| &mut ledger.shelf);
+        if shelf.is_some_and(|shelf| shelf.unclaim(id)) {
+            self.tell_reclaimers(wakes);
+            self.tell_closing(wakes);
+        }
+    }
+
     /// Claims a retirement that will not be ready any more, if the closing `id` waits for nothing but such:
     /// for the log, or for one that does. The last of them, so that none gets its turn because another was
     /// given up.

@@ -24,6 +24,20 @@ pub(crate) enum Retirement {
     Waiting,
 }
 
+/// A retirement that was claimed, and that nobody will run. Dropped, it makes it ready again.
+struct Unclaim(&'static Record, u64);
+
+impl Drop for Unclaim {
+    fn drop(&mut self) {
+        let Unclaim(record, id) = *self;
+        let mut wakes = Wakes::default();
+        let mut inner = record.inner.lock();
+        inner.queue.unclaim(id, &mut wakes);
+        drop(inner);
+        record.wake(wakes);
+    }
+}
+
 impl Record {
     /// Closes `ranges` until their blocks have been freed, once everything up to `lsn` is on media.
     pub(crate) fn retire(
@@ -70,6 +84,11 @@ impl Record {
         let mut rope = Rope::from(via);
         let mut inner = self.inner.lock();
         if let Some(claim) = inner.queue.claim(Some(id)) {
+            drop(inner);
+            // The waker that was not needed may panic: then somebody else is to run it (I8).
+            let unclaim = Unclaim(self, id);
+            drop(rope);
+            mem::forget(unclaim);
             return Retirement::Claimed(claim);
         }
         if mutant!("retired_listens_late") {

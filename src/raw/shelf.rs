@@ -156,6 +156,11 @@ impl Shelf {
         self.claimed(id)
     }
 
+    /// Nobody runs the one that was claimed. Whether it is ready now.
+    pub(super) fn unclaim(&mut self, id: u64) -> bool {
+        self.all.contains_key(&id) && self.ready.insert(id)
+    }
+
     /// Whether all here wait for the log.
     pub(super) fn all_wait(&self) -> bool {
         self.waiting.len() == self.all.len()

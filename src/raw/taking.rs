@@ -29,6 +29,31 @@ pub(crate) enum Ticket {
     Waiting(u64),
 }
 
+/// One who waited for pages, and has gone from the queue without anybody to get them. Dropped, it gives back what
+/// was granted.
+struct Lost<'a>(&'static Record, &'a Entry);
+
+impl Lost<'_> {
+    /// Somebody gets them.
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Lost<'_> {
+    fn drop(&mut self) {
+        let Lost(record, entry) = self;
+        let What::Taker(taker) = &entry.what else {
+            return;
+        };
+        match taker.state {
+            TakerState::Pinned(slot) => record.unpin(slot),
+            TakerState::Leased(number) => record.give_back(number, taker.range),
+            TakerState::Waiting | TakerState::Refused => {}
+        }
+    }
+}
+
 impl Record {
     /// Pins `range`, or takes a ticket for it (I3).
     pub(crate) fn queue_pin(
@@ -124,7 +149,10 @@ impl Record {
         };
         let removed = inner.queue.remove(id);
         drop(inner);
-        drop(removed);
+        // The waker that was not needed may panic: then nobody gets the pages (I8).
+        let lost = removed.as_ref().map(|(entry, _)| Lost(self, entry));
+        drop(rope);
+        lost.into_iter().for_each(Lost::keep);
         Some(answer)
     }
 
@@ -140,19 +168,8 @@ impl Record {
             inner.queue.settle(self.number, at, &mut wakes);
         }
         drop(inner);
-        if let Some((
-            Entry {
-                what: What::Taker(taker),
-                ..
-            },
-            _,
-        )) = &removed
-        {
-            match taker.state {
-                TakerState::Pinned(slot) => self.unpin(slot),
-                TakerState::Leased(number) => self.give_back(number, taker.range),
-                TakerState::Waiting | TakerState::Refused => {}
-            }
+        if let Some((entry, _)) = &removed {
+            drop(Lost(self, entry));
         }
         // Last, for a waker may panic.
         self.wake(wakes);

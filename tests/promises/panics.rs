@@ -2,11 +2,14 @@
 //! holes, each with its story.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::future::Future;
 use std::panic::{self, AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
+use std::ptr;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, RawWaker, RawWakerVTable, Wake, Waker};
 
 use layout_lease::{AnyGuard, LayoutLease, OpError, PageRange, break_layouts_of};
 
@@ -45,6 +48,34 @@ fn poll_fragile<F: Future + Unpin>(future: &mut F) {
     let fragile = Waker::from(Arc::new(Fragile));
     let answer = Pin::new(future).poll(&mut Context::from_waker(&fragile));
     assert!(answer.is_pending());
+}
+
+thread_local! {
+    /// What [`poll_brittle`] does on this thread before it panics.
+    static MEANWHILE: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+}
+
+/// Polls with a waker that nobody needs, whose copy panics when it is dropped. The panic goes on through the poll,
+/// whatever the answer is.
+fn poll_brittle<F: Future + Unpin>(future: &mut F) {
+    static SOUND: RawWakerVTable =
+        RawWakerVTable::new(|at| RawWaker::new(at, &BRITTLE), |_| (), |_| (), |_| ());
+    static BRITTLE: RawWakerVTable = RawWakerVTable::new(
+        |at| RawWaker::new(at, &BRITTLE),
+        |_| (),
+        |_| (),
+        |_| {
+            MEANWHILE.take().into_iter().for_each(|work| work());
+            resume_unwind(Box::new("a broken waker"))
+        },
+    );
+    // SAFETY: none of these functions looks at the data.
+    let waker = unsafe { Waker::from_raw(RawWaker::new(ptr::null(), &SOUND)) };
+    panics(|| {
+        Pin::new(future)
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready()
+    });
 }
 
 /// The panic of a waker goes on through the call that wakes it.
@@ -267,4 +298,114 @@ fn i08_a_waker_that_panics_when_it_is_dropped_detaches_a_retirement() {
     guard.run_retired_with(|pages, error| failures.push((pages, error)));
     assert_eq!(failures, [(pages(0, 4), OpError::Map(EngineError("no")))]);
     assert_clean(&guard);
+}
+
+/// A task that waited for a lease and was polled with another waker, and whose first waker panicked when it was
+/// dropped, was nobody's in the queue: it was granted the lease, and no break of those pages ended any more.
+#[test]
+fn i08_a_waker_that_panics_when_it_is_replaced_leaves_nobody_in_the_queue() {
+    fn replaced<F: Future + Unpin>(mut waiting: F) {
+        poll_fragile(&mut waiting);
+        panics(|| Bell::new().poll(&mut waiting).is_ready());
+    }
+    let (guard, other) = (Arc::new(Engine::idle()), bare());
+    let held = (
+        guard.try_pin(0..1).unwrap(),
+        lease(&guard, pages(0, 1)),
+        other.try_pin(0..1).unwrap(),
+        guard.try_break_layouts(4..5).unwrap(),
+    );
+    let (first, both) = (pages(0, 1), [pages(0, 1), pages(2, 3)]);
+    replaced(guard.pin(4..5));
+    replaced(guard.lease(4..5));
+    replaced(held.1.recalled());
+    replaced(guard.break_layouts(0..1));
+    replaced(guard.break_layouts_arc(0..1));
+    replaced(guard.break_all(&both));
+    replaced(guard.break_leases(0..1));
+    replaced(break_layouts_of(&[(&*guard, first), (&other, first)]));
+    replaced(guard.punch_hole(0..1));
+    replaced(guard.retired_ready());
+    drop(held);
+    assert_clean(&guard);
+    assert_clean(&other);
+    // What is retired stays, and a guard that is closed stays so.
+    let pin = guard.try_pin(0..1).unwrap();
+    replaced(guard.retire(0..1));
+    drop(pin);
+    assert_eq!(guard.run_retired(), 1);
+    assert_clean(&guard);
+    let pin = other.try_pin(0..1).unwrap();
+    replaced(other.close());
+    assert_eq!(other.stats().queued, 0);
+    drop(pin);
+}
+
+/// The answer was there, and was lost when the waker panicked that had not been needed for it: a pin and a lease
+/// that nobody held and no break ever saw the end of, and a retirement that nobody ran.
+#[test]
+fn i08_a_waker_that_panics_when_it_is_not_needed_loses_no_answer() {
+    let (guard, other) = (Arc::new(Engine::idle()), bare());
+    let proof = guard.try_break_layouts(0..1).unwrap();
+    let (mut pin, mut leasing) = (guard.pin(0..1), guard.lease(0..1));
+    pin.assert_waits();
+    leasing.assert_waits();
+    drop(proof);
+    poll_brittle(&mut pin);
+    poll_brittle(&mut leasing);
+    drop((pin, leasing));
+    assert_clean(&guard);
+
+    let pins = [guard.try_pin(0..1), other.try_pin(0..1)];
+    let (mut alone, mut freeing, mut together) = (
+        guard.break_layouts(0..1),
+        guard.break_leases(0..1),
+        break_layouts_of(&[(&*guard, pages(8, 9)), (&other, pages(0, 1))]),
+    );
+    alone.assert_waits();
+    together.assert_waits();
+    drop(pins);
+    poll_brittle(&mut alone);
+    poll_brittle(&mut freeing);
+    poll_brittle(&mut together);
+    drop((alone.now().unwrap(), freeing.now().unwrap()));
+    drop(together.now().unwrap());
+    drop((alone, freeing, together));
+    assert_clean(&guard);
+    assert_clean(&other);
+
+    let mut retired = guard.retire(0..4);
+    let (bell, mut ready) = (Bell::new(), guard.retired_ready());
+    poll_brittle(&mut ready);
+    ready.now();
+    poll_brittle(&mut retired);
+    assert!(bell.poll(&mut guard.retired_ready()).is_ready());
+    assert_eq!(retired.now(), Ok(1));
+    assert_clean(&guard);
+    let mut closing = other.close();
+    poll_brittle(&mut closing);
+    closing.now();
+}
+
+/// Somebody had claimed the only retirement, and lost it to a panic. Whoever asked in between hears that it is there
+/// again.
+#[test]
+fn i06_a_retirement_that_nobody_runs_after_all_is_told_of_again() {
+    let guard: &'static Arc<_> = Box::leak(Box::new(Arc::new(Engine::idle())));
+    let mut retired = guard.retire(0..4);
+    let bells = [Bell::new(), Bell::new()];
+    let waiting = Rc::new(RefCell::new((guard.retired_ready(), guard.close())));
+    MEANWHILE.set(Some(Box::new({
+        let (waiting, [first, second]) = (Rc::clone(&waiting), bells.clone());
+        move || {
+            let (ready, closing) = &mut *waiting.borrow_mut();
+            assert!(first.poll(ready).is_pending() && second.poll(closing).is_pending());
+        }
+    })));
+    poll_brittle(&mut retired);
+    assert_eq!(bells.map(|bell| bell.rung()), [1, 1]);
+    let (ready, closing) = &mut *waiting.borrow_mut();
+    ready.now();
+    closing.now();
+    assert_eq!(retired.now(), Ok(1));
 }
