@@ -149,6 +149,12 @@ impl Part {
     }
 }
 
+impl Parts {
+    fn are_drained(&self) -> bool {
+        self.0.iter().all(|p| p.record.is_drained(p.id))
+    }
+}
+
 impl Drop for Parts {
     fn drop(&mut self) {
         // A waker that panics in one mapping leaves no other closed (I8).
@@ -226,7 +232,7 @@ impl BreakMany<'_> {
     /// ```
     pub fn is_drained(&self) -> bool {
         match &self.state {
-            State::Queued(Parts(parts)) => parts.iter().all(|p| p.record.is_drained(p.id)),
+            State::Queued(parts) => parts.are_drained(),
             State::Failed(_) | State::Done => false,
         }
     }
@@ -236,16 +242,16 @@ impl<'g> Step for BreakMany<'g> {
     type Output = Result<DrainedMany<'g>, BreakError>;
 
     fn step(&mut self, via: Via<'_>) -> Poll<Self::Output> {
-        if let State::Queued(_) = self.state {
-            if !self.group.is_over(via) {
+        if let State::Queued(parts) = &self.state {
+            // The last wake may still be on its way, behind wakers that take their time, or that look here.
+            if !parts.are_drained() && !self.group.is_over(via) {
                 return Poll::Pending;
             }
         }
         Poll::Ready(match std::mem::replace(&mut self.state, State::Done) {
             State::Failed(error) => Err(error),
             State::Queued(parts) => {
-                let drained = |p: &Part| p.record.is_drained(p.id);
-                if parts.0.iter().all(drained) {
+                if parts.are_drained() {
                     let waited = parts.0.iter().find_map(Part::waiting);
                     if let (true, Some(waiting)) = (told::LISTENED, waited) {
                         told::drained(&waiting);

@@ -1,21 +1,24 @@
 //! Breaks of several ranges, and of several guards.
 
+use std::future::Future;
 use std::mem;
-use std::sync::Barrier as Meeting;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
+use std::sync::{Arc, Barrier as Meeting, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::block_on;
 use layout_lease::maps::ExtentMap;
 use layout_lease::{
-    AnyGuard, BreakError, HolderKind, LayoutGuard, PageRange, RangeError, TryPinError,
+    AnyGuard, BreakError, BreakMany, HolderKind, LayoutGuard, PageRange, RangeError, TryPinError,
     break_layouts_of,
 };
 
 use crate::support::{
-    Ask, BARRIERS, Bell, Dice, Engine, OnDrop, assert_clean, bare, is_open, lease, pages, watched,
+    Ask, BARRIERS, Bell, Dice, Engine, Log, NOW, OnDrop, assert_clean, bare, is_open, lease, pages,
+    watched,
 };
 
 /// Parts of a break: a guard and its pages.
@@ -198,6 +201,41 @@ fn i06_one_wake_for_holders_of_several_guards() {
         guards.iter().for_each(assert_clean);
         assert_eq!(bell.rung(), 1);
     }
+}
+
+/// Looks when it is woken, on the spot, whether a break of several guards has ended: what that says of itself, and
+/// what comes of waiting for it.
+struct Looks(Mutex<Option<BreakMany<'static>>>, Log<(bool, bool)>);
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        let many = self.0.lock().unwrap().take();
+        let mut many = many.expect("woken once");
+        self.1
+            .write((many.is_drained(), many.wait_timeout(NOW).is_some()));
+    }
+}
+
+/// A break of several guards said that it was drained, and was still waited for: its wake came behind that of another
+/// task. Had that waited for it there, it would have been for ever.
+#[test]
+fn several_guards_are_drained_before_anybody_is_told() {
+    let guard: &'static LayoutGuard<()> = Box::leak(Box::new(bare()));
+    let pin = guard.try_pin(0..10).unwrap();
+    let mut first = guard.break_layouts(0..1);
+    let many = break_layouts_of(&[(guard, pages(5, 6))]);
+    let looks = Arc::new(Looks(Mutex::new(Some(many)), Log::new()));
+    let waker = Waker::from(Arc::clone(&looks));
+    assert!(
+        Pin::new(&mut first)
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    drop(pin);
+    assert_eq!(looks.1.read(), [(true, true)]);
+    drop(first.now().unwrap());
+    drop(first);
+    assert_clean(guard);
 }
 
 #[test]
