@@ -15,6 +15,7 @@ mod shuttle_support;
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use shuttle::sync::atomic::{AtomicBool, Ordering};
 use shuttle::sync::mpsc::channel;
 use shuttle_support::disk::range;
 use shuttle_support::players::{break_somehow, break_together, hold_somehow, pin_somehow};
@@ -139,6 +140,51 @@ fn holders_that_break() {
         drop(queue);
         join(players);
         device.join().unwrap();
+        world.balanced_and_open();
+    });
+}
+
+/// A pin that was granted to one who waited is not of the thread that granted it, also when that thread fills the
+/// slot anew while somebody looks.
+#[test]
+fn holders_that_change() {
+    let must = ["granted pins", "granted pins that were named"];
+    explore("holders_that_change", &must, |tally| {
+        let world = World::new(tally);
+        let (closed, close) = channel();
+        let over = Arc::new(AtomicBool::new(false));
+        let granter = world.spawn({
+            let over = Arc::clone(&over);
+            move |world| {
+                let proof = world.guard.break_layouts(0..1).wait().unwrap();
+                closed.send(()).unwrap();
+                while world.guard.stats().queued < 2 {
+                    shuttle::thread::yield_now();
+                }
+                drop(proof);
+                // Asks nobody who may be looking.
+                while !over.load(Ordering::SeqCst) {
+                    shuttle::thread::yield_now();
+                }
+                drop(world.guard.try_pin(1..2));
+            }
+        });
+        close.recv().unwrap();
+        let waiting = world.guard.pin(0..1);
+        let (granted, look) = channel();
+        let looker = world.spawn(move |world| {
+            look.recv().unwrap();
+            for granted in world.guard.holders(0..1) {
+                world.count("granted pins that were named");
+                assert_eq!(granted.thread(), None, "violation: {granted}");
+            }
+        });
+        let pin = waiting.wait().unwrap();
+        granted.send(()).unwrap();
+        world.count("granted pins");
+        over.store(true, Ordering::SeqCst);
+        drop(pin);
+        join([granter, looker]);
         world.balanced_and_open();
     });
 }

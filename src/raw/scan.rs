@@ -11,7 +11,8 @@ use std::panic::Location;
 use std::thread::ThreadId;
 
 use crate::range::PageRange;
-use crate::raw::blocks;
+use crate::raw::blocks::{self, Block};
+use crate::raw::slots::Slot;
 
 /// One pin that a scan found.
 pub(crate) struct Found {
@@ -23,27 +24,50 @@ pub(crate) struct Found {
 }
 
 /// Calls `found` for every pin of `record` that overlaps one of `ranges`.
-pub(crate) fn scan(record: u32, ranges: &[PageRange], found: impl FnMut(Found)) {
+pub(crate) fn scan(record: u32, ranges: &[PageRange], mut found: impl FnMut(Found)) {
+    let wanted = |range: PageRange| ranges.iter().any(|r| r.overlaps(&range));
+    scan_for(record, ranges, |block, n, slot| {
+        // Looked at once more: the pin may have gone, and the thread have filled the slot for itself. So the thread is
+        // asked for before and after.
+        let before = block.thread_of(n);
+        let Some(seen) = slot.snapshot(record, wanted) else {
+            return;
+        };
+        found(Found {
+            range: seen.range,
+            location: seen.location,
+            thread: before.filter(|_| block.thread_of(n) == before),
+            pending: seen.pending,
+        });
+    });
+}
+
+/// Calls `found` with the block, the number and the place of every slot that has a pin of `record` which overlaps
+/// one of `ranges`.
+fn scan_for(
+    record: u32,
+    ranges: &[PageRange],
+    mut found: impl FnMut(&'static Block, usize, &'static Slot),
+) {
     match ranges {
-        [only] => scan_for(record, |range| only.overlaps(&range), found),
-        _ => scan_for(
+        [only] => look_through(record, |range| only.overlaps(&range), &mut found),
+        _ => look_through(
             record,
             |range| ranges.iter().any(|r| r.overlaps(&range)),
-            found,
+            &mut found,
         ),
     }
 }
 
-fn scan_for(record: u32, wanted: impl Fn(PageRange) -> bool, mut found: impl FnMut(Found)) {
+fn look_through(
+    record: u32,
+    wanted: impl Fn(PageRange) -> bool,
+    found: &mut impl FnMut(&'static Block, usize, &'static Slot),
+) {
     blocks::all().for_each(|block| {
         for (n, slot) in block.in_use().iter().enumerate() {
-            if let Some(seen) = slot.snapshot(record, &wanted) {
-                found(Found {
-                    range: seen.range,
-                    location: seen.location,
-                    thread: block.thread_of(n),
-                    pending: seen.pending,
-                });
+            if slot.snapshot(record, &wanted).is_some() {
+                found(block, n, slot);
             }
         }
     });
@@ -52,6 +76,6 @@ fn scan_for(record: u32, wanted: impl Fn(PageRange) -> bool, mut found: impl FnM
 /// How many pins of `record` overlap one of `ranges`.
 pub(crate) fn count(record: u32, ranges: &[PageRange]) -> usize {
     let mut n = 0;
-    scan(record, ranges, |_| n += 1);
+    scan_for(record, ranges, |_, _, _| n += 1);
     n
 }
