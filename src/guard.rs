@@ -278,8 +278,8 @@ pub struct Stats {
     /// Retirements that came to their end without their blocks being freed, because the block map failed or
     /// the guard was closed, and whose [`Retired`](crate::Retired) had been dropped.
     pub retired_failed: u64,
-    /// How long breaks have waited that had to and got their proof: the median, to within an eighth. `None`:
-    /// none has.
+    /// How long breaks have waited that had to and got their proof: the median, to within an eighth; the longest, if
+    /// the median is above eight minutes. `None`: none has.
     pub wait_p50: Option<Duration>,
     /// The 99th percentile of the same.
     pub wait_p99: Option<Duration>,

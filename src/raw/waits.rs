@@ -44,7 +44,12 @@ impl Waits {
             seen += u64::from(*n);
             seen >= wanted
         })?;
-        Some(end(at).min(self.max))
+        // The last bucket has no end.
+        let end = match at + 1 == self.counts.len() {
+            true => self.max,
+            false => end(at),
+        };
+        Some(end.min(self.max))
     }
 }
 
@@ -82,6 +87,16 @@ mod tests {
                 "{ns}: {end:?}"
             );
         }
+    }
+
+    /// Holders of an hour were told to be ones of nine minutes.
+    #[test]
+    fn a_wait_too_long_for_the_buckets_is_told_no_shorter_than_it_was() {
+        let (short, long) = (Duration::from_secs(60), Duration::from_secs(3_600));
+        let mut waits = Waits::default();
+        [short, short, long].into_iter().for_each(|w| waits.add(w));
+        assert!(waits.percentile(50) < Some(short * 9 / 8));
+        assert_eq!(waits.percentile(99), Some(long));
     }
 
     #[test]
