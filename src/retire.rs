@@ -342,7 +342,7 @@ enum State<M: BlockMap> {
 }
 
 impl<M: BlockMap + Send + Sync + 'static> Retired<M> {
-    /// The pages; `None` if the range was wrong, or once the output is out.
+    /// The pages; `None` if the range was wrong or the guard closed, or once the output is out.
     ///
     /// # Examples
     ///
