@@ -326,19 +326,83 @@ mod tests {
     use crate::sync::Ordering;
     use crate::{LayoutGuard, PageRange, break_layouts_of};
 
-    /// Whether `work` comes to its end while somebody has the lock of the long tables.
-    fn ends_without_tables(work: impl FnOnce() + Send) -> bool {
+    /// Whether `work` comes to its end while somebody has these locks.
+    fn ends_beside(locks: impl Sized, work: impl FnOnce() + Send) -> bool {
         let (done, ended) = mpsc::channel();
-        let tables = spills::hold();
         thread::scope(|s| {
             s.spawn(move || {
                 work();
                 done.send(()).ok();
             });
             let answer = ended.recv_timeout(Duration::from_secs(20));
-            drop(tables);
+            drop(locks);
             answer.is_ok()
         })
+    }
+
+    /// Whatever is dropped in the child of a fork, no lock is waited for there that a thread of the parent's may have
+    /// had, and the queue stays as it is.
+    #[test]
+    fn a_forked_child_may_drop_whatever_it_has() {
+        const NOW: Duration = Duration::ZERO;
+        for locked in [true, false] {
+            let (guard, other) = (
+                Arc::new(LayoutGuard::new(ExtentMap::new(8))),
+                LayoutGuard::new(()),
+            );
+            let one = |page| PageRange::new(page, page + 1).unwrap();
+            let of_both = |page| break_layouts_of(&[(&*guard, one(page)), (&other, one(page))]);
+            let (pin, lease) = (
+                guard.try_pin(0..1).unwrap(),
+                guard.lease(0..1).wait().unwrap(),
+            );
+            let mut recalled = lease.recalled();
+            assert!(recalled.wait_timeout(NOW).is_none());
+            let token = guard.try_pin(10..11).unwrap().into_token();
+            let halves = guard.try_break_layouts(1..3).unwrap().split_at(2).unwrap();
+            let gone = guard.try_break_layouts(3..4).unwrap();
+            let proofs = (halves, of_both(5).wait().unwrap());
+            let free = guard.break_leases(6..7).wait().unwrap();
+            let mut takers = [(); 2].map(|()| (guard.pin(1..2), guard.lease(1..2)));
+            takers[1] = (guard.pin(3..4), guard.lease(3..4));
+            for (pin, lease) in &mut takers {
+                assert!(pin.wait_timeout(NOW).is_none() && lease.wait_timeout(NOW).is_none());
+            }
+            drop(gone); // the second pair is granted what it waits for
+            let mut breaks = (
+                guard.break_layouts(0..1),
+                guard.break_leases(0..1),
+                of_both(0),
+                guard.punch_hole(0..1),
+                guard.break_layouts_arc(0..1),
+            );
+            assert!(breaks.0.wait_timeout(NOW).is_none() && breaks.1.wait_timeout(NOW).is_none());
+            assert!(breaks.2.wait_timeout(NOW).is_none() && breaks.3.wait_timeout(NOW).is_none());
+            let mut later = (
+                guard.retire(0..1),
+                guard.retire_after(20..21, 1),
+                guard.retired_ready(),
+                guard.close(),
+            );
+            assert!(later.0.wait_timeout(NOW).is_none() && later.1.wait_timeout(NOW).is_none());
+            assert!(later.2.wait_timeout(NOW).is_none() && later.3.wait_timeout(NOW).is_none());
+            let all = [guard.record(), other.record()];
+            let queued = guard.stats().queued;
+            // As a child sees them.
+            for record in all {
+                record.process.store(0, Ordering::Relaxed);
+            }
+            let locks = locked.then(|| all.map(|record| record.inner.lock()));
+            let work = move || {
+                drop((proofs, free, takers, breaks, later));
+                drop((recalled, pin, token.redeem()));
+            };
+            assert!(ends_beside(locks, work), "locked: {locked}");
+            assert_eq!(guard.stats().queued, queued, "locked: {locked}");
+            let locks = locked.then(|| all.map(|record| record.inner.lock()));
+            let work = move || drop((lease, guard, other));
+            assert!(ends_beside(locks, work), "locked: {locked}");
+        }
     }
 
     /// The child of a fork that dropped the only proof of a guard gave back a long table, which the gate still had
@@ -355,7 +419,7 @@ mod tests {
         // As a child sees it.
         record.process.store(0, Ordering::Relaxed);
         assert!(
-            ends_without_tables(|| drop(proof)),
+            ends_beside(spills::hold(), || drop(proof)),
             "it waits for the tables"
         );
         record.process.store(std::process::id(), Ordering::Relaxed);
@@ -379,7 +443,7 @@ mod tests {
                 pins += 1;
             }
         };
-        assert!(ends_without_tables(pin), "it waits for the tables");
+        assert!(ends_beside(spills::hold(), pin), "it waits for the tables");
         assert_eq!(fenced(), !barrier::can_reach_everywhere());
         for page in 0..6 {
             let closed = proofs.iter().any(|p| p.ranges()[0].contains(page));
