@@ -18,7 +18,7 @@ race:event_listener::
 race:std::sync::once
 race:std::sync::mpmc
 S
-suppressions="suppressions=$PWD/$target/suppressions"
+suppressions="suppressions=$(cd "$target" && pwd)/suppressions"
 # Looking for the lines of a backtrace is the standard library's own affair.
 export RUST_BACKTRACE=0
 
