@@ -219,3 +219,21 @@ fn whatever_safety_names_exists() {
     };
     none("SAFETY.md", named::missing(&safety, &there));
 }
+
+#[test]
+fn a_mutant_that_a_page_names_is_there() {
+    let models = read("scripts/mutant-models");
+    none(
+        "docs/orderings.md",
+        named::gone(&read("docs/orderings.md"), &models),
+    );
+}
+
+#[test]
+fn the_guide_names_every_number_that_is_told() {
+    let guide = read("src/docs/guide.rs");
+    none(
+        "src/docs/guide.rs",
+        named::untold(&read("src/raw/told.rs"), &guide),
+    );
+}

@@ -48,6 +48,9 @@
 //! }
 //! ```
 //!
+//! What fails in the engine itself goes out as [`OpError::Map`](crate::OpError::Map): `?` alone turns only errors of
+//! ranges and breaks into an `OpError`, so it is `file.sync_data().map_err(OpError::Map)?`.
+//!
 //! **3.** Give it to a guard, and let no block leave the mapping but through the guard.
 //!
 //! ```
@@ -76,8 +79,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What comes *into* the mapping needs no proof: a hole has no block that anybody could be using. But a break keeps
-//! out pins, not your own allocator. Before a truncate, stop handing out blocks of the part that goes.
+//! What comes *into* the mapping needs no proof: a hole has no block that anybody could be using. But it needs a pin. A
+//! break keeps out pins, not your own allocator; so map a block in, and write to it, under a pin of its page, and no
+//! truncate, punch or collapse comes in between. (Pages beyond the end can be pinned like any others.) Two who fill the
+//! same hole both have a pin: which of them was first, the map decides, under its own lock.
 //!
 //! # A blocking engine
 //!
@@ -170,8 +175,10 @@
 //! ```
 //!
 //! A break that is to be stored or spawned comes from [`break_layouts_arc`](crate::LayoutGuard::break_layouts_arc), which
-//! keeps the guard alive itself. A block operation calls your block map on the thread that polls it: if that call
-//! may block, wait for it on a thread for such work.
+//! keeps the guard alive itself; its proof has the block operations, [`punch_hole`](crate::Drained::punch_hole) and the
+//! others. Those of the guard borrow it: a task that has the guard in an `Arc` calls them inside, and the pages are closed
+//! when it gets there. A block operation calls your block map on the thread that polls it: if that call may block, wait for it
+//! on a thread for such work.
 //!
 //! # Registered buffers
 //!
@@ -206,7 +213,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Cancelling a request is not completing it. Keep its token until its own completion has come.
+//! What is wanted may be any part of the lease: its beginning, where `shrink_to(wanted.end()..)` keeps the rest, its
+//! middle, of which one side can be kept, or all of it, and then the lease is dropped, for it cannot be shrunk to nothing.
+//! Each [`recalled`](crate::LayoutLease::recalled) hears of one recall; so ask again after each answer.
+//!
+//! Cancelling a request is not completing it. Keep its token until its own completion has come. An engine that has a
+//! table of its requests anyway needs no token: it keeps the pin in the table, and the place in the table in `user_data`.
 //!
 //! # Compaction
 //!
@@ -262,6 +274,22 @@
 //!
 //! When the mapping itself goes, [`close`](crate::LayoutGuard::close) it: later pins are refused, and waiting for the value
 //! waits for the last holder.
+//!
+//! # Watching it run
+//!
+//! [`holders`](crate::LayoutGuard::holders) and [`stats`](crate::LayoutGuard::stats) answer when they are asked. The features
+//! `tracing` and `metrics` tell by themselves, from slow paths only: never from a pin or its drop, and never under a lock.
+//!
+//! | number (feature `metrics`) | kind | event (feature `tracing`) | when |
+//! | --- | --- | --- | --- |
+//! | `layout_lease_breaks_total` | counter | – | a break is called, of leases and retirements too |
+//! | `layout_lease_breaks_waited_total` | counter | – | and finds somebody to wait for |
+//! | `layout_lease_break_wait_seconds` | histogram, seconds | warning, from 1 s on | a break that had to wait has its proof |
+//! | – | – | warning, each second | a blocking call still waits for holders |
+//! | `layout_lease_break_timeouts_total` | counter | info | a timeout or deadline has passed |
+//! | `layout_lease_recalls_total` | counter, leases | debug | a break recalls leases |
+//! | `layout_lease_retirements_failed_total` | counter | warning | blocks of a retirement were not freed, and nobody waits for it |
+//! | `layout_lease_guards_left_behind_total` | counter | warning | a guard is dropped while somebody holds its pages |
 //!
 //! [`BlockMap`]: crate::BlockMap
 //! [`LayoutLease`]: crate::LayoutLease
