@@ -101,6 +101,9 @@ pub enum TryBreakError {
 /// Whatever the reason, the range is open again when an operation of
 /// [`LayoutGuard`](crate::LayoutGuard) returns it.
 ///
+/// The message of [`Map`](Self::Map) says only that the block map failed: why is in its
+/// [`source`](std::error::Error::source), or in the variant.
+///
 /// # Examples
 ///
 /// ```
@@ -118,12 +121,12 @@ pub enum OpError<E> {
     /// The block map does not know this operation.
     #[error("the block map does not support this operation")]
     Unsupported,
-    /// The block map knows the operation, tried, and failed.
+    /// The block map knows the operation, tried, and failed. This is its own error.
     #[error("the block map failed")]
     Map(#[source] E),
-    /// The range could not be drained, so the block map was not called.
-    #[error("the range could not be drained")]
-    Break(#[source] BreakError),
+    /// The range is wrong or the guard closed, so there was no proof, and the block map was not called.
+    #[error(transparent)]
+    Break(BreakError),
     /// The proof at hand does not cover every page that the operation touches.
     #[error("the proof does not cover all pages of the operation")]
     NotCovered,

@@ -70,6 +70,7 @@ fn i10_a_range_that_is_none_is_a_typed_error_everywhere() {
         ] {
             let error = op.wait().unwrap_err();
             assert_eq!(error, OpError::Break(BreakError::Range(why)), "{context}");
+            assert_eq!(error.to_string(), why.to_string(), "what is wrong is said");
         }
         assert!(guard.holders(range).is_empty());
         // Nothing was closed, nothing is queued, and no engine was called.
