@@ -13,7 +13,11 @@ use crate::raw::tokens;
 /// number that is no live token (stale, redeemed before, invented) redeems to `None`; it never touches
 /// anybody's pin, except that one who guesses a live token's number has that token.
 ///
-/// A slot's token can be told from 2^31 others of the same slot.
+/// A token is never below 2^32. So requests of the same ring that have no pin (timeouts, cancellations, syncs) may
+/// have numbers below that: they redeem to `None`.
+///
+/// Of the tokens that a slot has had, the last 2^31 can be told apart. An engine that has a table of its requests
+/// anyway keeps the [`PagePin`] there, and needs no token.
 ///
 /// # Examples
 ///
@@ -47,11 +51,12 @@ impl PagePin {
 }
 
 impl PinToken {
-    /// The number. Never 0.
+    /// The number; at least 2^32.
     ///
     /// # Examples
     ///
     /// See [`PinToken`].
+    #[must_use = "a token whose number is lost leaves its pages pinned for ever"]
     pub fn to_u64(self) -> u64 {
         self.0
     }

@@ -30,7 +30,7 @@ fn token_holds_the_pin_and_gives_it_back_as_it_was() {
         let (pin, line) = (guard.try_pin(3..7).unwrap(), line!());
         let before = format!("{pin:?}");
         let token = number(pin);
-        assert_ne!(token, 0);
+        assert!(token >= 1 << 32, "{token}: an engine's own number may be");
         assert_eq!(PinToken::from_u64(token).map(PinToken::to_u64), Some(token));
         // In flight: a holder like any other.
         assert_eq!(guard.stats().pins, 1);
@@ -131,6 +131,10 @@ fn token_forged_or_stale_is_none_and_touches_nobody() {
         (0..2_000).for_each(|slot| refused(generation << 32 | slot));
     }
     assert!(PinToken::from_u64(0).is_none(), "an empty completion");
+    // The numbers of an engine's own requests.
+    for own in (0..32).map(|bit| u64::from(u32::MAX) >> bit) {
+        assert!(PinToken::from_u64(own).is_none(), "{own}");
+    }
     let config = Config {
         cases: 20_000,
         failure_persistence: None,
