@@ -367,6 +367,7 @@ macro_rules! waitable {
             /// # Examples
             ///
             /// See [`LayoutGuard::break_layouts`](crate::LayoutGuard::break_layouts).
+            #[must_use = "it may be waiting still: `None`"]
             pub fn wait_timeout(&mut self, timeout: std::time::Duration) -> Option<$output> {
                 self.wait_deadline($crate::raw::wait::deadline(timeout))
             }
@@ -381,6 +382,7 @@ macro_rules! waitable {
             /// # Examples
             ///
             /// See [`LayoutGuard::break_layouts`](crate::LayoutGuard::break_layouts).
+            #[must_use = "it may be waiting still: `None`"]
             pub fn wait_deadline(&mut self, deadline: std::time::Instant) -> Option<$output> {
                 $crate::raw::wait::block_until(self, deadline)
             }
