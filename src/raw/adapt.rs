@@ -1,7 +1,7 @@
 //! Which side pays for the barrier: chosen for each mapping from how many pins it sees per break.
 //!
-//! Problem: an asymmetric break costs microseconds, a fenced pin a few nanoseconds more than one without;
-//! neither mode wins everywhere. What counts is not time but *pins per break*. Idea: rent, then learn.
+//! Problem: an asymmetric break costs microseconds, a fenced pin some nanoseconds more than one without;
+//! neither mode wins everywhere, and what each costs differs from processor to processor. What counts is not time but *pins per break*. Idea: rent, then learn.
 //! After an asymmetric break stay fenced, and let the fenced pins count down about as many as one
 //! barrier is worth:
 //!
@@ -42,14 +42,17 @@ use crate::sync::{MODEL, mutant};
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Barrier {
-    /// Chosen by the number of pins per break, and changed when that changes.
+    /// Chosen by the number of pins per break, and changed when that changes. What a barrier and a fence cost on
+    /// this machine is measured: the barrier when one is executed, the fence once in a process, which takes
+    /// one break some microseconds.
     #[default]
     Adaptive,
-    /// Always a fence on both sides. For processes whose threads must not be interrupted: a break never
-    /// disturbs a running thread then.
+    /// Always a fence on both sides: two for a pin with its drop, some nanoseconds each. For processes whose
+    /// threads must not be interrupted: a break never disturbs a running thread then.
     Fenced,
-    /// Always a barrier on every running thread, executed by the breaker; pins have no fence. Where the
-    /// system has no such barrier, as [`Fenced`](Self::Fenced).
+    /// Always a barrier on every running thread of the process, executed by the breaker: some microseconds for each
+    /// break where others run. Pins have no fence. Where the system has no such barrier, as
+    /// [`Fenced`](Self::Fenced).
     Asymmetric,
 }
 
