@@ -13,8 +13,9 @@ use crate::range::PageRange;
 /// 2. Implement [`punch_hole`](Self::punch_hole), and whichever of the others your engine has. Ask
 ///    the proof first: [`Drained::is_of`] (else [`OpError::WrongMapping`]) and [`Drained::covers`]
 ///    (else [`OpError::NotCovered`]).
-///    A break keeps pins out, not your own allocator: before a truncate, stop handing out blocks of the
-///    part that goes.
+///    What the engine itself cannot do goes out as [`OpError::Map`]: `.map_err(OpError::Map)?`.
+///    A break keeps pins out, not your own allocator: map blocks in under a pin of their pages, so that no
+///    truncate comes in between.
 /// 3. Put it into [`LayoutGuard::new`](crate::LayoutGuard::new), and let every path on which a block
 ///    leaves the mapping go through the guard's operations.
 ///
@@ -72,7 +73,7 @@ pub trait BlockMap: Sized {
         Err(OpError::Unsupported)
     }
 
-    /// Sets the mapping's length to `new_len` pages, freeing every block behind it. The proof covers
+    /// Sets the mapping's length to `new_len` pages, freeing the blocks of all pages beyond. The proof covers
     /// the pages `new_len..`.
     ///
     /// # Errors

@@ -54,7 +54,8 @@ impl Op {
 }
 
 /// The operations under a proof in hand. Each answers [`OpError::NotCovered`], without calling the block
-/// map, when the proof is too small; else what the block map answers.
+/// map, when the proof is too small; else what the block map answers, which is called here, on this thread. The
+/// pages stay closed until the proof is dropped, so several may follow each other.
 impl<M: BlockMap> Drained<'_, M> {
     /// [`BlockMap::punch_hole`] of `pages`, which the proof must cover.
     ///

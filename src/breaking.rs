@@ -26,7 +26,10 @@ impl<M> LayoutGuard<M> {
     /// (promise **I3**).
     ///
     /// A thread that breaks pages which it holds itself waits for itself, for ever;
-    /// [`BreakLayouts::holders`] names it.
+    /// [`BreakLayouts::holders`] names it, and [`PagePin::into_break`] is the way.
+    ///
+    /// The value borrows the guard. For one to spawn or to store there is
+    /// [`break_layouts_arc`](Self::break_layouts_arc).
     ///
     /// # Blocking
     ///
@@ -122,8 +125,8 @@ impl<M> LayoutGuard<M> {
     /// The proof for `pages` (page indices, half-open), if nobody holds or wants any of them. Never
     /// waits.
     ///
-    /// A `try_pin` of those pages that runs at the same moment may be refused although this is refused
-    /// too.
+    /// A `try_pin` of those pages that runs at the same moment may be refused although no proof comes of this
+    /// either.
     ///
     /// # Blocking
     ///
@@ -165,7 +168,7 @@ impl<M> LayoutGuard<M> {
 ///
 /// # Cancel safety
 ///
-/// Dropped at any point, it reopens the range and lets on who waited for it. After a timeout it is still
+/// Dropped at any point, it reopens the range, and whoever waited for that goes on. After a timeout it is still
 /// what it was, and the range still closed.
 ///
 /// # Panics
@@ -252,6 +255,10 @@ impl<'g, M> BreakLayouts<'g, M> {
     }
 
     /// Whether waiting would end at once with the proof.
+    ///
+    /// # Blocking
+    ///
+    /// Takes the mapping's lock for a moment.
     ///
     /// # Examples
     ///
@@ -351,6 +358,10 @@ impl PagePin {
     /// # Blocking
     ///
     /// As [`break_layouts`](LayoutGuard::break_layouts): the call itself takes the mapping's lock for one scan.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the value reopens the pages. The pin is gone by then.
     ///
     /// # Errors
     ///

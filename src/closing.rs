@@ -13,9 +13,10 @@ impl<M> LayoutGuard<M> {
     /// Closes the guard for good: the final drain, before the mapping itself goes.
     ///
     /// From the return of this call on, every pin and every break is refused with `Closed`; breaks that
-    /// have no proof yet and pinners that wait are told so at once. Waiting for the value waits until
-    /// the last pin and the last lease are gone and the last proof that was out is given back. (So a
-    /// thread that waits for it with a proof in hand waits for itself.)
+    /// have no proof yet and pinners that wait are told so at once, and every lease is
+    /// [recalled](crate::LayoutLease::recalled). Waiting for the value waits until the last pin and the last lease are
+    /// gone and the last proof that was out is given back. (So a thread that waits for it with a proof in
+    /// hand waits for itself.)
     ///
     /// Waiting also runs what has been [retired](Self::retire) and is not freed yet. Retirements whose log
     /// position is not [durable](Self::durable) when nothing else is left to wait for are given up, with

@@ -10,8 +10,8 @@ use crate::raw::entry::Ranges;
 ///
 /// Only a break that succeeded makes one ([`break_layouts`](LayoutGuard::break_layouts),
 /// [`try_break_layouts`](LayoutGuard::try_break_layouts)); it cannot be forged or cloned (promise
-/// **I2**). Free the blocks while you hold it, then drop it: that reopens the ranges and lets on who
-/// waited for them. Forgetting it (`mem::forget`) leaves them closed for ever (promise **I4**).
+/// **I2**). Free the blocks while you hold it, then drop it: that reopens the ranges, and whoever
+/// waited for them goes on. Forgetting it (`mem::forget`) leaves them closed for ever (promise **I4**).
 ///
 /// It keeps *others* out. `&Drained` may be shared between threads like any reference, so an engine that
 /// writes to the pages under its proof should ask for `&mut Drained`, and then nobody else has it.
@@ -125,6 +125,10 @@ impl<'g, M> Drained<'g, M> {
     }
 
     /// Parts the proof at `page`: the pages before it, and those from it on. Each half reopens by itself.
+    ///
+    /// # Blocking
+    ///
+    /// Takes the mapping's lock for a moment.
     ///
     /// # Errors
     ///

@@ -25,8 +25,9 @@ use crate::raw::shelf::Claim;
 ///
 /// `LayoutGuard<()>` is a guard without an engine behind it, for pins and proofs alone.
 ///
-/// Dropping a guard under live pins is safe: the map is kept until the last of them is gone, and is
-/// dropped with it (promise **I9**). That is why [`new`](Self::new) asks for `Send + 'static`.
+/// Dropping a guard under live pins or leases is safe: the map is kept until the last of them is gone, and is
+/// dropped with it, on whichever thread that is (promise **I9**). That is why [`new`](Self::new) asks for
+/// `Send + 'static`.
 ///
 /// # Examples
 ///
@@ -263,13 +264,13 @@ impl<M> fmt::Debug for LayoutGuard<M> {
 pub struct Stats {
     /// Pins that are outstanding now.
     pub pins: u64,
-    /// Breaks that have closed a range so far, cancelled ones among them; a
+    /// Breaks that have closed a range so far, cancelled ones among them, and those of leases and retirements; a
     /// [`try_break_layouts`](LayoutGuard::try_break_layouts) that was refused does not count.
     pub breaks: u64,
     /// Those of them that found somebody to wait for.
     pub breaks_waited: u64,
-    /// Entries in the queue now: breaks with or without their proof, and pinners who wait or have not
-    /// fetched their grant or refusal yet.
+    /// Who has closed something now, or waits: breaks with or without their proof, retirements that are not freed
+    /// yet, and those who wait for a pin or a lease or have not fetched their grant or refusal yet.
     pub queued: u64,
     /// Leases that are outstanding now.
     pub leases: u64,

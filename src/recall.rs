@@ -18,13 +18,48 @@ impl LayoutLease {
     /// Waits until some break wants part of the range, and tells which part: the smallest range that has
     /// everything in it that is wanted now. Resolves at once if there is such a break already.
     ///
-    /// A break that goes away again does not take back what has been told.
+    /// A break that goes away again does not take back what has been told. [`close`](LayoutGuard::close) and the
+    /// drop of the guard want all of it.
+    ///
+    /// # Blocking
+    ///
+    /// The call itself does nothing. Polling and waiting take the mapping's lock for a moment.
     ///
     /// # Cancel safety
     ///
     /// Dropped at any point, nothing is lost: it may be called again.
     ///
     /// # Examples
+    ///
+    /// What a holder does that gives back as little as it can:
+    ///
+    /// ```
+    /// use layout_lease::{LayoutGuard, LayoutLease, RangeError};
+    ///
+    /// /// What is left of the lease once what is wanted has been given back.
+    /// fn give_back(mut lease: LayoutLease) -> Result<Option<LayoutLease>, RangeError> {
+    ///     let (ours, wanted) = (lease.range(), lease.recalled().wait());
+    ///     // ... unregister what goes ...
+    ///     if ours.start() < wanted.start() {
+    ///         lease.shrink_to(..wanted.start())?; // of two sides the lower one
+    ///     } else if wanted.end() < ours.end() {
+    ///         lease.shrink_to(wanted.end()..)?;
+    ///     } else {
+    ///         return Ok(None); // all of it: dropped
+    ///     }
+    ///     Ok(Some(lease))
+    /// }
+    ///
+    /// let guard = LayoutGuard::<()>::default();
+    /// let mut lease = Some(guard.lease(0..64).wait()?);
+    /// for (wanted, left) in [(60..80, Some(60)), (0..8, Some(52)), (0..64, None)] {
+    ///     let breaking = guard.break_layouts(wanted);
+    ///     lease = lease.map(give_back).transpose()?.flatten();
+    ///     assert_eq!(lease.as_ref().map(|lease| lease.range().len()), left);
+    ///     drop(breaking.wait()?);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// ```
     /// use layout_lease::{LayoutGuard, PageRange};
@@ -220,6 +255,10 @@ impl<M> BreakLeases<'_, M> {
 
     /// Everybody who has a lease of its range now.
     ///
+    /// # Blocking
+    ///
+    /// Takes the mapping's lock for a moment.
+    ///
     /// # Examples
     ///
     /// ```
@@ -235,7 +274,11 @@ impl<M> BreakLeases<'_, M> {
         self.guard.record().lease_holders(self.ranges())
     }
 
-    /// Whether waiting would end at once with the proof.
+    /// Whether waiting would end at once, with a [`LeaseFree`].
+    ///
+    /// # Blocking
+    ///
+    /// Takes the mapping's lock for a moment.
     ///
     /// # Examples
     ///
@@ -328,6 +371,11 @@ impl<M> fmt::Debug for BreakLeases<'_, M> {
 /// [`LayoutGuard::break_leases`].
 ///
 /// It says nothing about pins, so it is no [`Drained`](crate::Drained), and frees no blocks.
+///
+/// # Blocking
+///
+/// Dropping it takes the mapping's lock for a moment, and grants leases to those who waited for them: so the waker of a
+/// task may run inside the drop.
 ///
 /// # Examples
 ///

@@ -28,7 +28,8 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
     /// waits.
     ///
     /// Everybody who wants the pages meanwhile waits until somebody has run the retirement, so see to it
-    /// that somebody does.
+    /// that somebody does: [`run_retired`](Self::run_retired) now and then, or a thread or task that
+    /// [waits for work](Self::retired_ready).
     ///
     /// # Blocking
     ///
@@ -65,6 +66,14 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
     /// [`retire`](Self::retire), for blocks that what is on media still names until the log has got there
     /// up to `lsn`: they are not freed before [`durable`](Self::durable) has said so. What the numbers count is your
     /// affair (bytes of log, records); they must only grow, and 0 waits for nothing.
+    ///
+    /// # Blocking
+    ///
+    /// As [`retire`](Self::retire).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`retire`](Self::retire).
     ///
     /// # Errors
     ///
@@ -146,8 +155,13 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
         self.run_retired_with(|_, _| ())
     }
 
-    /// [`run_retired`](Self::run_retired), which tells `failed` about every retirement that failed and
-    /// whose [`Retired`] has been dropped.
+    /// [`run_retired`](Self::run_retired), which tells `failed` the pages and the error of every retirement that failed
+    /// in this call and whose [`Retired`] has been dropped. Those that [`close`](Self::close) runs or gives up are
+    /// only counted.
+    ///
+    /// # Blocking
+    ///
+    /// As [`run_retired`](Self::run_retired). `failed` is called when the pages are open again, and under no lock.
     ///
     /// # Examples
     ///
@@ -177,6 +191,10 @@ impl<M: BlockMap + Send + Sync + 'static> LayoutGuard<M> {
 
     /// Waits until [`run_retired`](Self::run_retired) has work; or until it never will again, because the guard
     /// is closed and nothing is retired any more. Of several who wait, all are told.
+    ///
+    /// # Blocking
+    ///
+    /// The call itself does nothing. Polling and waiting take the mapping's lock for a moment; they run nothing.
     ///
     /// # Cancel safety
     ///

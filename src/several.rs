@@ -167,8 +167,8 @@ impl Drop for Parts {
 ///
 /// # Cancel safety
 ///
-/// Dropped at any point, it reopens all ranges and lets on who waited for them. After a timeout it is
-/// still what it was.
+/// Dropped at any point, it reopens all ranges, and whoever waited for them goes on. After a timeout it is
+/// still what it was, and the ranges still closed.
 ///
 /// # Panics
 ///
@@ -194,6 +194,10 @@ enum State {
 impl BreakMany<'_> {
     /// Everybody who holds pages that it closes, in whichever guard.
     ///
+    /// # Blocking
+    ///
+    /// Takes the lock of each mapping in turn, for one scan of the slots.
+    ///
     /// # Examples
     ///
     /// ```
@@ -217,6 +221,10 @@ impl BreakMany<'_> {
     }
 
     /// Whether waiting would end at once with the proofs.
+    ///
+    /// # Blocking
+    ///
+    /// Takes the lock of each mapping in turn, for a moment.
     ///
     /// # Examples
     ///
@@ -316,6 +324,10 @@ impl fmt::Debug for BreakMany<'_> {
 }
 
 /// The proofs of several guards, from [`break_layouts_of`]. Dropping it reopens all ranges.
+///
+/// # Blocking
+///
+/// Dropping it takes the lock of each mapping in turn, grants pages to those who waited for them, and wakes those.
 ///
 /// # Examples
 ///

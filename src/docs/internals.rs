@@ -10,10 +10,10 @@
 //! and for 2^40, and pages that nobody pins cost nothing. A mapping has a *gate*: one word, 0 when nothing is closed.
 //!
 //! ```text
-//!   pin    gate open? -> slot = range; barrier; gate open?  -> pinned
-//!                                               overlaps?   -> unpin; refused, or into the queue
-//!   unpin  slot = free; barrier; gate open?     -> done
-//!                                overlaps?      -> lock; off the draining breaks; the last? -> wake
+//!   pin    slot = range; barrier; gate open? -> pinned
+//!                                 overlaps?  -> unpin; refused, or into the queue
+//!   unpin  slot = free;  barrier; gate open? -> done
+//!                                 overlaps?  -> lock; off the draining breaks; the last? -> wake
 //!   break  lock; ticket; close the gate; barrier; nobody before it? -> scan; none left? -> drained
 //!   reopen lock; out of the queue; those behind it: grant, drain; open the gate; wake
 //! ```

@@ -9,7 +9,7 @@
 //! - **Look-ups before the pin.** The block that was behind a page before you pinned it may have been freed. Look it up
 //!   after.
 //! - **What comes in.** A break keeps out pins and leases, not your allocator. A writer that maps new blocks into a
-//!   range that is being truncated is for you to stop.
+//!   range that is being truncated is for you to stop; one that pins the pages first is stopped like any reader.
 //!
 //! # Pins do not exclude each other
 //!
@@ -33,6 +33,8 @@
 //!   go on: wait without the lock, or take it and [try](crate::LayoutGuard::try_break_layouts).
 //! - A block map that pins or breaks pages of its own proof, while it is called.
 //! - A break of the pages of a [`LeaseFree`](crate::LeaseFree) that is still held.
+//! - A thread that waits for pages which are [retired](crate::LayoutGuard::retire), where it is the one that
+//!   [runs retirements](crate::LayoutGuard::run_retired): run them first.
 //! - [`close`](crate::LayoutGuard::close), waited for with a proof in hand.
 //! - Retired pages that nobody frees: whoever wants them waits until somebody has called
 //!   [`run_retired`](crate::LayoutGuard::run_retired).

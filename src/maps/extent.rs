@@ -382,7 +382,7 @@ impl BlockMap for ExtentMap {
         Ok(self.state.lock().zero_range(pages))
     }
 
-    /// Sets the length to `new_len` pages and frees the blocks behind it. When it grows, the new
+    /// Sets the length to `new_len` pages and frees the blocks of all pages beyond. When it grows, the new
     /// pages are a hole.
     ///
     /// The proof must cover `new_len..`. For a `new_len` of `u64::MAX` that is no page at all, and
