@@ -202,7 +202,12 @@ fn put_at_hand(near: &'static [Slot]) {
 
 /// The next pin goes the slow way, which begins to look where it would have.
 pub(super) fn take_from_hand() {
-    NEXT.with(|next| next.set(None));
+    let (Some(slot), Some(block)) = (NEXT.with(Cell::take), HERE.with(Cell::get)) else {
+        return;
+    };
+    // The slot stays the first of them: else each pin would come to one more.
+    let within = std::ptr::from_ref(slot).addr() - std::ptr::from_ref(&block.slots[0]).addr();
+    BEHIND.with(|behind| behind.set(block.from(within / size_of::<Slot>())));
 }
 
 /// From now on the slow way must look.
@@ -470,6 +475,12 @@ pub(crate) fn publish_for_another(
         })
         .ok();
     slot
+}
+
+/// How many slots of the thread's block at hand a scan looks at.
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
+pub(super) fn in_use_here() -> usize {
+    HERE.with(Cell::get).map_or(0, |block| block.in_use().len())
 }
 
 /// The slot with this number, and its generation, if there is one.

@@ -347,6 +347,19 @@ mod tests {
         assert!(pin(1, 0) && blocks::at_hand().is_some());
     }
 
+    #[test]
+    fn who_was_refused_and_holds_a_pin_uses_no_more_slots_than_it_has_pins() {
+        let guards = [(); 2].map(|()| LayoutGuard::<()>::default());
+        let proof = guards[0].break_layouts(0..1).wait().unwrap();
+        let held = guards[1].try_pin(0..1).unwrap();
+        assert!(guards[0].try_pin(0..1).is_err());
+        for page in 0..200 {
+            drop(guards[1].try_pin(page..page + 1).unwrap());
+            assert!(blocks::in_use_here() <= 3, "after {page} pins");
+        }
+        drop((held, proof));
+    }
+
     /// A guard that was dropped with retired pages left its gate closed until another guard got its record: a thread
     /// that it had refused stayed off its slot at hand until then.
     #[test]
