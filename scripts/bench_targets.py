@@ -155,4 +155,4 @@ def table(results):
     for target in unmet:
         out.append(f"- *{target.what}*: {REASONS.get(target.key, 'not explained yet.')}")
     met = sum(t.met for t in targets)
-    return "\n".join(out), f"{met} of {len(targets)} targets met"
+    return "\n".join(out), f"{met} of {len(targets)} measured targets met"

@@ -14,7 +14,7 @@
 //!   reopen lock; out of the queue; those behind it: grant, drain; gate; wake
 //! ```
 //!
-//! The lock is the mapping's own, and only breaks and those that meet one take it (I12). Everything
+//! The lock is the mapping's own, and only breaks and those that meet one wait for it (I12). Everything
 //! that decides about "busy" and "drained" is changed under it; the slots and the gate alone are
 //! touched without it.
 //!
