@@ -84,9 +84,11 @@ printf '%-20s %-9s %-14s %4s  %s\n' mutant verdict test s said
 crash=(pmem_kv_crash whatever_a_crash_leaves_is_a_sound_pool_with_everything_acknowledged)
 torn=("${crash[@]}" 'slot [0-9]+, pages') # an entry names what is not there
 lost=("${crash[@]}" 'neither the old nor the new contents')
+together=(pmem_kv_crash whatever_a_crash_leaves_of_several_writers_is_a_sound_pool_with_everything_acknowledged)
 late=(pmem_kv_store readers::pages_are_not_free_before_every_earlier_change_is_on_the_media)
 if [ ${#only[@]} -eq 0 ]; then
     judge crash "${crash[@]}" ''
+    judge together "${together[@]}" ''
     judge late "${late[@]}" ''
 fi
 
@@ -109,6 +111,19 @@ mutant del_frees_early "${torn[@]}" \
 mutant move_frees_early "${torn[@]}" \
     compact.rs 's/^        let position = self\.publish(/        for extent in \&moves.old { self.retire(*extent, 0)?; }\n&/' \
     compact.rs 's/self\.retire(\*extent, position)?;/let _ = position;/'
+# What one writer alone cannot notice. A fence is left out while somebody else is at one, too; a sync serves those who
+# came during it. Nobody takes turns: writers of one key; a compaction and the writers of what it moves.
+amid=("${together[@]}" 'slot [0-9]+, pages.*|neither the old nor the new contents')
+twice=("${together[@]}" 'pages [0-9.]+ are not all in use|NotUsed|neither the old nor the new contents')
+mutant record_fence_shared "${amid[@]}" write.rs \
+    's/^            self\.fence("waiting for the record")?;/            let alone = { let mut all = self.positions.lock(); let me = all.begin(); all.end(me) == me };\n            if alone {\n&\n            }/'
+mutant entry_fence_shared "${amid[@]}" write.rs \
+    's/^        self\.fence("waiting for the directory entry")?;/        let alone = { let mut all = self.positions.lock(); all.end(position) == position };\n        if alone {\n&\n        }/'
+mutant sync_serves_late "${amid[@]}" media.rs 's/state\.served = all;/state.served = state.come;/'
+mutant put_without_turn "${twice[@]}" write.rs 's/^        let turn = self\.turn(key);/        let turn = ();/; s/^        drop(turn);/        let () = turn;/'
+mutant del_without_turn "${twice[@]}" mod.rs 's/^        let turn = self\.turn(key);/        let turn = ();/; s/^        drop(turn);/        let () = turn;/'
+mutant move_without_turns "${twice[@]}" \
+    compact.rs 's/let turns: Vec<_> = turns\.into_iter()\.map(|i| lock(&self\.turns\[i\]))\.collect();/let _ = (lock, \&turns);/; s/^        drop(turns);//'
 # What a change that ended early has freed does not wait for one that began before it.
 mutant durable_at_once "${late[@]}" 'left: 9' write.rs 's/self\.guard\.durable(durable);/self.guard.durable(durable.max(u64::MAX));/'
 mutant position_forgotten "${late[@]}" 'left: 9' retired.rs 's/self\.guard\.retire_after(extent, position)/self.guard.retire_after(extent, position.min(0))/'

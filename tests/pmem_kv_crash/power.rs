@@ -2,32 +2,31 @@
 //!
 //! What was stored is in cache lines. A line goes to the media when the processor likes: at once, later,
 //! after lines that were stored to later, or, if the power fails before, never. Only two things are sure.
-//! Lines that were flushed are on the media after the next fence. And of several stores to one line the
-//! later one is not there without the earlier one, but for the order of 8-byte words within one copy.
+//! Lines that a thread has flushed are on the media after the next fence of that thread; another thread's fence
+//! waits for nothing of it. And of several stores to one line the later one is not there without the earlier
+//! one, but for the order of 8-byte words within one copy.
 //!
 //! Lengths and holes are the file system's. A hole is taken as a store of zeroes that nobody flushes; a
-//! new length may go missing until a store behind the old end has been fenced: an `fdatasync` makes it
-//! durable, and so does, with `MAP_SYNC`, the first touch of a new page.
+//! new length may go missing until a flush of something behind the old end has been fenced: an `fdatasync` makes
+//! it durable, and so does, with `MAP_SYNC`, the first touch of a new page.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
+use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use crate::store::format::{DIRECTORY, PAGE};
-use crate::store::mapping::Dirty;
-use crate::store::media::{Event, Media};
+use crate::store::format::PAGE;
 
 pub(crate) const LINE: u64 = 64;
 pub(crate) type Line = [u8; LINE as usize];
 
+/// Whose flushes a fence waits for: a thread's, or those of one sync of the file.
+pub(crate) type Who = u64;
+
 /// What happened to the pool file, in order.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Logged {
     Store {
         at: u64,
@@ -35,73 +34,30 @@ pub(crate) enum Logged {
     },
     Zero(Range<u64>),
     Length(u64),
-    Flush(Range<u64>),
-    Fence,
+    Flush(Who, Range<u64>),
+    Fence(Who),
     /// The operation with this number was begun, or acknowledged.
     Begin(usize),
     Acknowledge(usize),
 }
 
-/// What a store has forgotten to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Forgotten {
-    RecordFlush,
-    RecordFence,
-    EntryFlush,
-    EntryFence,
+/// As [`Logged`], without the bytes.
+impl fmt::Display for Logged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Logged::Store { at, bytes } => write!(f, "Store({at}, {} bytes)", bytes.len()),
+            other => write!(f, "{other:?}"),
+        }
+    }
 }
 
-/// Media that note what they are told.
-#[derive(Debug)]
-pub(crate) struct Recorder {
-    pub(crate) log: Arc<Mutex<Vec<Logged>>>,
-    pub(crate) forgotten: Option<Forgotten>,
-    /// Whether the last flush was of a directory entry.
-    pub(crate) entry: Mutex<bool>,
-}
-
-impl Media for Recorder {
-    fn kind(&self) -> &'static str {
-        "recorder"
-    }
-
-    fn flush(&self, dirty: &Dirty<'_>) -> io::Result<()> {
-        let bytes = dirty.bytes();
-        let entry = (DIRECTORY * PAGE..(DIRECTORY + 1) * PAGE).contains(&bytes.start);
-        *self.entry.lock() = entry;
-        let left_out = match self.forgotten {
-            Some(Forgotten::RecordFlush) => !entry,
-            Some(Forgotten::EntryFlush) => entry,
-            _ => false,
-        };
-        if !left_out {
-            self.log.lock().push(Logged::Flush(bytes));
-        }
-        Ok(())
-    }
-
-    fn fence(&self, _: &File) -> io::Result<()> {
-        let left_out = match self.forgotten {
-            Some(Forgotten::RecordFence) => !*self.entry.lock(),
-            Some(Forgotten::EntryFence) => *self.entry.lock(),
-            _ => false,
-        };
-        if !left_out {
-            self.log.lock().push(Logged::Fence);
-        }
-        Ok(())
-    }
-
-    fn saw(&self, event: Event<'_>) {
-        self.log.lock().push(match event {
-            Event::Store { at, bytes } => Logged::Store {
-                at,
-                bytes: bytes.into(),
-            },
-            Event::Punch { pages } => Logged::Zero(pages.start() * PAGE..pages.end() * PAGE),
-            Event::Length { pages } => Logged::Length(pages),
-        });
-    }
+/// What a line may be, and is not for sure.
+#[derive(Debug, Default)]
+struct Pending {
+    /// One after each store to it.
+    versions: Vec<Line>,
+    /// Who has flushed it, and how many of the versions that was.
+    flushed: Vec<(Who, usize)>,
 }
 
 /// The lines of a file that are on the media, and those that may be.
@@ -110,11 +66,12 @@ pub(crate) struct Power {
     /// What is on the media for sure; as long as the file can be.
     pub(crate) media: Vec<u8>,
     pub(crate) pages: u64,
-    /// Line to its later versions, the first so many of which are flushed.
-    pending: BTreeMap<u64, (Vec<Line>, usize)>,
-    /// Later lengths, the first so many of which the next fence makes durable.
-    lengths: (Vec<u64>, usize),
-    /// How many versions each line had after each store since the last fence, to go back to.
+    pending: BTreeMap<u64, Pending>,
+    /// Later lengths, and how many of them somebody's next fence makes durable.
+    lengths: Vec<u64>,
+    flushed: Vec<(Who, usize)>,
+    /// How many versions each line had at the last fence, and after each store since then, to go back to.
+    before: Vec<(u64, usize)>,
     stores: Vec<Vec<(u64, usize)>>,
 }
 
@@ -136,6 +93,37 @@ impl Remains {
     }
 }
 
+/// The length, and which lines are not as they are for sure: page and lines in it.
+impl fmt::Display for Remains {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pages", self.pages)?;
+        for lines in self
+            .lines
+            .chunk_by(|(a, _), (b, _)| a * LINE / PAGE == b * LINE / PAGE)
+        {
+            let within: Vec<u64> = lines.iter().map(|(line, _)| line % (PAGE / LINE)).collect();
+            write!(f, "; of page {} {within:?}", lines[0].0 * LINE / PAGE)?;
+        }
+        Ok(())
+    }
+}
+
+/// Notes that `who` has flushed that much.
+fn note(flushed: &mut Vec<(Who, usize)>, who: Who, count: usize) {
+    flushed.retain(|(other, _)| *other != who);
+    flushed.push((who, count));
+}
+
+/// How much `who` has flushed; from here on that is nothing, and what others have is less by as much.
+fn settle(flushed: &mut Vec<(Who, usize)>, who: Who) -> Option<usize> {
+    let (_, settled) = *flushed.iter().find(|(other, _)| *other == who)?;
+    flushed.retain_mut(|(_, count)| {
+        *count = count.saturating_sub(settled);
+        *count > 0
+    });
+    Some(settled)
+}
+
 impl Power {
     pub(crate) fn new(image: &[u8], capacity: u64) -> Power {
         let mut media = image.to_vec();
@@ -144,7 +132,9 @@ impl Power {
             media,
             pages: image.len() as u64 / PAGE,
             pending: BTreeMap::new(),
-            lengths: (Vec::new(), 0),
+            lengths: Vec::new(),
+            flushed: Vec::new(),
+            before: Vec::new(),
             stores: Vec::new(),
         }
     }
@@ -160,7 +150,7 @@ impl Power {
         let mut lines = Vec::new();
         for line in at / LINE..end.div_ceil(LINE) {
             let sure = *self.sure(line);
-            let (versions, _) = self.pending.entry(line).or_default();
+            let versions = &mut self.pending.entry(line).or_default().versions;
             let mut next = *versions.last().unwrap_or(&sure);
             let part = at.max(line * LINE)..end.min((line + 1) * LINE);
             let within = (part.start - line * LINE) as usize..(part.end - line * LINE) as usize;
@@ -172,51 +162,52 @@ impl Power {
             lines.push((line, versions.len()));
         }
         self.stores.push(lines);
-        let shortest = self.lengths.0.iter().fold(self.pages, |a, b| a.min(*b));
-        if end > shortest * PAGE {
-            self.lengths.1 = self.lengths.0.len();
-        }
     }
 
     fn length(&mut self, pages: u64) {
-        let now = *self.lengths.0.last().unwrap_or(&self.pages);
+        let now = *self.lengths.last().unwrap_or(&self.pages);
         if pages < now {
             self.zero(&(pages * PAGE..now * PAGE));
         }
-        self.lengths.0.push(pages);
+        self.lengths.push(pages);
     }
 
     fn zero(&mut self, bytes: &Range<u64>) {
-        let (_, durable) = self.lengths;
         self.store(bytes.start, &vec![0; (bytes.end - bytes.start) as usize]);
-        self.lengths.1 = durable;
     }
 
-    fn flush(&mut self, bytes: &Range<u64>) {
+    fn flush(&mut self, who: Who, bytes: &Range<u64>) {
         let lines = bytes.start / LINE..bytes.end.div_ceil(LINE);
-        for (_, (versions, flushed)) in self.pending.range_mut(lines) {
-            *flushed = versions.len();
+        for (_, Pending { versions, flushed }) in self.pending.range_mut(lines) {
+            if !versions.is_empty() {
+                note(flushed, who, versions.len());
+            }
+        }
+        let shortest = self.lengths.iter().fold(self.pages, |a, b| a.min(*b));
+        if bytes.end > shortest * PAGE && !self.lengths.is_empty() {
+            note(&mut self.flushed, who, self.lengths.len());
         }
     }
 
     /// The lines that are sure now and were not before.
-    fn fence(&mut self) -> Vec<u64> {
+    fn fence(&mut self, who: Who) -> Vec<u64> {
         let mut settled = Vec::new();
-        for (line, (versions, flushed)) in &mut self.pending {
-            if *flushed > 0 {
+        for (line, Pending { versions, flushed }) in &mut self.pending {
+            if let Some(count) = settle(flushed, who) {
                 let at = (line * LINE) as usize;
-                self.media[at..at + LINE as usize].copy_from_slice(&versions[*flushed - 1]);
-                versions.drain(..*flushed);
-                *flushed = 0;
+                self.media[at..at + LINE as usize].copy_from_slice(&versions[count - 1]);
+                versions.drain(..count);
                 settled.push(*line);
             }
         }
-        self.pending.retain(|_, (versions, _)| !versions.is_empty());
-        if let Some(last) = self.lengths.1.checked_sub(1) {
-            self.pages = self.lengths.0[last];
-            self.lengths.0.drain(..=last);
-            self.lengths.1 = 0;
+        self.pending
+            .retain(|_, pending| !pending.versions.is_empty());
+        if let Some(count) = settle(&mut self.flushed, who) {
+            self.pages = self.lengths[count - 1];
+            self.lengths.drain(..count);
         }
+        let count = |(line, pending): (&u64, &Pending)| (*line, pending.versions.len());
+        self.before = self.pending.iter().map(count).collect();
         self.stores.clear();
         settled
     }
@@ -227,8 +218,8 @@ impl Power {
             Logged::Store { at, bytes } => self.store(*at, bytes),
             Logged::Zero(bytes) => self.zero(bytes),
             Logged::Length(pages) => self.length(*pages),
-            Logged::Flush(bytes) => self.flush(bytes),
-            Logged::Fence => return self.fence(),
+            Logged::Flush(who, bytes) => self.flush(*who, bytes),
+            Logged::Fence(who) => return self.fence(*who),
             Logged::Begin(_) | Logged::Acknowledge(_) => {}
         }
         Vec::new()
@@ -241,7 +232,7 @@ impl Power {
 
     fn remains(&self, pages: u64, mut pick: impl FnMut(u64, &[Line]) -> Option<Line>) -> Remains {
         let (mut there, mut missing, mut lines) = (false, false, Vec::new());
-        for (line, (versions, _)) in &self.pending {
+        for (line, Pending { versions, .. }) in &self.pending {
             let sure = *self.sure(*line);
             let picked = pick(*line, versions).unwrap_or(sure);
             there |= picked != sure;
@@ -257,13 +248,16 @@ impl Power {
         }
     }
 
-    /// The first `stores` of those since the last fence, wholly, and nothing else.
-    pub(crate) fn prefix(&self, stores: usize) -> Remains {
+    /// The first `stores` of those since the last fence, wholly, and of those before all or none.
+    pub(crate) fn prefix(&self, stores: usize, before: bool) -> Remains {
         let mut there = BTreeMap::new();
+        if before {
+            there.extend(self.before.iter().copied());
+        }
         for lines in &self.stores[..stores] {
             there.extend(lines.iter().copied());
         }
-        let pages = *self.lengths.0.last().unwrap_or(&self.pages);
+        let pages = *self.lengths.last().unwrap_or(&self.pages);
         self.remains(pages, |line, versions| {
             let count = there.get(&line).copied().unwrap_or(0);
             count.checked_sub(1).map(|last| versions[last])
@@ -272,10 +266,10 @@ impl Power {
 
     /// Some version of each line; the later ones are the likelier, the greater `likely` of 100 is.
     pub(crate) fn sample(&self, rng: &mut SmallRng, likely: u32) -> Remains {
-        let length = rng.random_range(0..=self.lengths.0.len());
+        let length = rng.random_range(0..=self.lengths.len());
         let pages = length
             .checked_sub(1)
-            .map_or(self.pages, |last| self.lengths.0[last]);
+            .map_or(self.pages, |last| self.lengths[last]);
         self.remains(pages, |line, versions| {
             let mut picked = *self.sure(line);
             for next in versions {

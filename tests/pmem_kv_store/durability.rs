@@ -196,25 +196,33 @@ fn after_a_failed_flush_nothing_more_is_written() {
     assert_eq!(&*open(&path).get(b"key").unwrap().unwrap(), b"old");
 }
 
+/// Lets somebody through whose sync goes on until so many more have `come`, and ends with `end`; by then it has begun.
+fn first(
+    syncs: &Arc<Syncs>,
+    come: u64,
+    end: impl Fn() -> io::Result<()> + Send + 'static,
+) -> thread::JoinHandle<io::Result<()>> {
+    let (begun, has_begun) = channel();
+    let syncs = Arc::clone(syncs);
+    let first = thread::spawn(move || {
+        syncs.through(|| {
+            begun.send(()).unwrap();
+            while syncs.come() < 1 + come {
+                thread::yield_now();
+            }
+            end()
+        })
+    });
+    has_begun.recv().unwrap();
+    first
+}
+
 /// The kernel tells of pages that it could not write once. Of two threads in `fdatasync` one was told, and the other
 /// one acknowledged a put whose pages may have been among them.
 #[test]
 fn a_flush_that_fails_fails_for_everybody_who_came_during_it() {
     let syncs = Arc::new(Syncs::default());
-    let (begun, has_begun) = channel();
-    let first = thread::spawn({
-        let syncs = Arc::clone(&syncs);
-        move || {
-            syncs.through(|| {
-                begun.send(()).unwrap();
-                while syncs.come() < 3 {
-                    thread::yield_now();
-                }
-                Err(io::Error::from_raw_os_error(5))
-            })
-        }
-    });
-    has_begun.recv().unwrap();
+    let first = first(&syncs, 2, || Err(io::Error::from_raw_os_error(5)));
     let during = [(); 2].map(|()| {
         let syncs = Arc::clone(&syncs);
         // By the time that it asks by itself, the kernel has nothing to tell any more.
@@ -230,20 +238,7 @@ fn a_flush_that_fails_fails_for_everybody_who_came_during_it() {
 #[test]
 fn whoever_comes_during_a_flush_is_served_by_one_that_begins_later_and_several_by_one() {
     let syncs = Arc::new(Syncs::default());
-    let (begun, has_begun) = channel();
-    let first = thread::spawn({
-        let syncs = Arc::clone(&syncs);
-        move || {
-            syncs.through(|| {
-                begun.send(()).unwrap();
-                while syncs.come() < 4 {
-                    thread::yield_now();
-                }
-                Ok(())
-            })
-        }
-    });
-    has_begun.recv().unwrap();
+    let first = first(&syncs, 3, || Ok(()));
     let later = Arc::new(AtomicU64::new(0));
     let during = [(); 3].map(|()| {
         let (syncs, later) = (Arc::clone(&syncs), Arc::clone(&later));

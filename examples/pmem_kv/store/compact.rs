@@ -10,7 +10,7 @@ use super::index::Entry;
 use super::retired::PinnedPages;
 use super::space::Pool;
 use super::write::Fresh;
-use super::{PageRange, Store, turn_of};
+use super::{PageRange, Store, lock, turn_of};
 
 /// So many records are moved at a time.
 const BATCH: usize = 64;
@@ -63,7 +63,7 @@ impl Store {
         go_on: impl Fn() -> bool,
     ) -> Result<Compaction, StoreError> {
         self.may_write(b"-")?;
-        let _alone = self.compacting.lock();
+        let _alone = lock(&self.compacting);
         let mut done = Compaction::default();
         // Every move goes down, so this ends; the bound is for a writer that keeps making holes.
         for _ in 0..32 {
@@ -150,7 +150,7 @@ impl Store {
         let mut turns: Vec<usize> = records.iter().map(|(key, _)| turn_of(key)).collect();
         turns.sort_unstable();
         turns.dedup();
-        let turns: Vec<_> = turns.into_iter().map(|i| self.turns[i].lock()).collect();
+        let turns: Vec<_> = turns.into_iter().map(|i| lock(&self.turns[i])).collect();
 
         let mut moves = Moves::default();
         for (key, entry) in records {

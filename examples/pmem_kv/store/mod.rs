@@ -75,6 +75,8 @@ type Act = Box<dyn FnOnce()>;
 thread_local! {
     /// What this thread's next reader does between its look-up and its pin: others can be as fast.
     pub(crate) static BETWEEN: std::cell::Cell<Option<Act>> = const { std::cell::Cell::new(None) };
+    /// What this thread does instead of sleeping, while others have a lock for as long as the media take.
+    pub(crate) static ASIDE: std::cell::Cell<Option<fn()>> = const { std::cell::Cell::new(None) };
 }
 
 /// An open pool. `&self` everywhere: share it between threads.
@@ -316,7 +318,7 @@ impl Store {
     }
 
     fn turn(&self, key: &[u8]) -> MutexGuard<'_, ()> {
-        self.turns[turn_of(key)].lock()
+        lock(&self.turns[turn_of(key)])
     }
 
     fn may_write(&self, key: &[u8]) -> Result<(), StoreError> {
@@ -339,6 +341,17 @@ impl Store {
             None => unreachable!("only the walk marks entries as damaged, and it lists each"),
         }
     }
+}
+
+/// Takes a lock that others hold while they wait for the media.
+fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
+    #[cfg(test)]
+    if let Some(aside) = ASIDE.get() {
+        while mutex.is_locked() {
+            aside();
+        }
+    }
+    mutex.lock()
 }
 
 fn turn_of(key: &[u8]) -> usize {
