@@ -103,7 +103,7 @@ mutant record_fence "${torn[@]}" write.rs '/self\.fence("waiting for the record"
 mutant entry_fence "${lost[@]}" write.rs '/self\.fence("waiting for the directory entry")?;/d'
 # The old pages are freed before the entry that does not name them is on the media: of a put, of a del, of a move.
 mutant put_frees_early "${torn[@]}" \
-    write.rs 's/^        let published = fresh$/        if let Some(old) = old { self.retire(old.extent, 0)?; }\n&/' \
+    write.rs 's/^        fresh\.flush()?;$/        if let Some(old) = old { self.retire(old.extent, 0)?; }\n&/' \
     write.rs 's/self\.retire(old\.extent, position)?;/let _ = (old, position);/'
 mutant del_frees_early "${torn[@]}" \
     mod.rs 's/^        let position = self\.publish(&mut \[\], &\[(old\.slot, 0)\])?;/        self.retire(old.extent, 0)?;\n&/' \
@@ -124,6 +124,11 @@ mutant put_without_turn "${twice[@]}" write.rs 's/^        let turn = self\.turn
 mutant del_without_turn "${twice[@]}" mod.rs 's/^        let turn = self\.turn(key);/        let turn = ();/; s/^        drop(turn);/        let () = turn;/'
 mutant move_without_turns "${twice[@]}" \
     compact.rs 's/let turns: Vec<_> = turns\.into_iter()\.map(|i| lock(&self\.turns\[i\]))\.collect();/let _ = (lock, \&turns);/; s/^        drop(turns);//'
+# What an earlier process has left in a cache is not brought to the media before its pages are used.
+left=(pmem_kv_crash whatever_a_crash_leaves_of_a_pool_that_was_left_amid_something_is_sound_too 'slot [0-9]+, pages.*|neither the old nor the new contents')
+mutant left_flush "${left[@]}" mapping/mod.rs '/^        self\.flush(DIRECTORY \* PAGE\.\.self\.mapping\.floor \* PAGE)?;/d'
+mutant left_fence "${left[@]}" mapping/mod.rs '/fn settle(/,/^    }/ s/^        self\.fence()/        Ok(())/'
+mutant left_clean "${left[@]}" mapping/mod.rs 's/^        if self\.mapping\.media\.forgets() {/        if false {/'
 # What a change that ended early has freed does not wait for one that began before it.
 mutant durable_at_once "${late[@]}" 'left: 9' write.rs 's/self\.guard\.durable(durable);/self.guard.durable(durable.max(u64::MAX));/'
 mutant position_forgotten "${late[@]}" 'left: 9' retired.rs 's/self\.guard\.retire_after(extent, position)/self.guard.retire_after(extent, position.min(0))/'
@@ -143,7 +148,7 @@ directory=(pmem_kv_damage a_directory_full_of_damage_is_told 'Err\(Io')
 number=(pmem_kv_damage a_pool_without_another_sequence_number_is_told 'panicked at tests')
 mutant older_left "${older[@]}" mod.rs '/^        self\.forget_older(key)?;/d'
 mutant rest_is_free "${around[@]}" check.rs '/^        space\.claim_the_rest(entry\.extent);/d'
-mutant slot_behind_the_end "${directory[@]}" slots.rs 's/(next < self\.len)\.then_some(next)/Some(next)/'
+mutant slot_behind_the_end "${directory[@]}" slots.rs 's/chain(\[&len\])/chain([\&(len + 1)])/'
 mutant number_wraps "${number[@]}" write.rs 's/last\.checked_add(1)/Some(last.wrapping_add(1))/; s/last\.map(|last| last + 1)/last.map(|last| last.wrapping_add(1))/'
 if [ "$known" -lt "${#only[@]}" ]; then
     echo "no such mutant among: ${only[*]}"

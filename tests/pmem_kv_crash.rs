@@ -30,6 +30,7 @@ const ALONE: Scene = Scene {
     writers: 1,
     operations: 40,
     like: Like::Pmem,
+    ends: 0,
     forgotten: None,
 };
 /// Sequences of operations, enough for so many crash states, and how many lines' subsets are drawn at a fence.
@@ -58,6 +59,10 @@ impl Drop for ToldOfPanics {
         }
     }
 }
+
+/// Of each kind of media, by one writer and by several, when others go on with what somebody has left.
+const RUNS_AFTER_ENDS: u64 = 6;
+const ENOUGH_AFTER_ENDS: u64 = 4_000;
 
 /// Replays sequences on all processors; the counts, or the first fault.
 fn run(scene: Scene, sequences: u64, samples: usize) -> Result<Count, String> {
@@ -120,6 +125,22 @@ fn whatever_a_crash_leaves_of_several_writers_is_a_sound_pool_with_everything_ac
                 && count.amid >= ENOUGH_TOGETHER / 2,
             "{count:?}"
         );
+    }
+}
+
+/// The power fails after somebody was killed, or has failed to sync the file, and others have gone on with the pool.
+#[test]
+fn whatever_a_crash_leaves_of_a_pool_that_was_left_amid_something_is_sound_too() {
+    for scene in [ALONE, TOGETHER] {
+        for like in [Like::Pmem, Like::File] {
+            let scene = Scene {
+                like,
+                ends: 3,
+                ..scene
+            };
+            let count = sound(scene, RUNS_AFTER_ENDS, SAMPLES_TOGETHER);
+            assert!(count.states >= ENOUGH_AFTER_ENDS, "{count:?}");
+        }
     }
 }
 

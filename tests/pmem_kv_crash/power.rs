@@ -9,8 +9,11 @@
 //! Lengths and holes are the file system's. A hole is taken as a store of zeroes that nobody flushes; a
 //! new length may go missing until a flush of something behind the old end has been fenced: an `fdatasync` makes
 //! it durable, and so does, with `MAP_SYNC`, the first touch of a new page.
+//!
+//! Before the power fails the process may be killed, or fail to sync the file, and others may go on with what it has
+//! left. They see all that it stored, on the media or not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -36,9 +39,14 @@ pub(crate) enum Logged {
     Length(u64),
     Flush(Who, Range<u64>),
     Fence(Who),
-    /// The operation with this number was begun, or acknowledged.
+    /// The process is gone, and its fences with it. What it stored is there for the next one to see.
+    Killed,
+    /// A sync of the file has failed: what it was to take along no later one will, the kernel calls the pages clean.
+    Failed,
+    /// The operation with this number was begun, or acknowledged, or it has had no effect and will not.
     Begin(usize),
     Acknowledge(usize),
+    Undone(usize),
 }
 
 /// As [`Logged`], without the bytes.
@@ -70,6 +78,8 @@ pub(crate) struct Power {
     /// Later lengths, and how many of them somebody's next fence makes durable.
     lengths: Vec<u64>,
     flushed: Vec<(Who, usize)>,
+    /// Pages that no flush takes along until they are stored to again.
+    clean: BTreeSet<u64>,
     /// How many versions each line had at the last fence, and after each store since then, to go back to.
     before: Vec<(u64, usize)>,
     stores: Vec<Vec<(u64, usize)>>,
@@ -134,6 +144,7 @@ impl Power {
             pending: BTreeMap::new(),
             lengths: Vec::new(),
             flushed: Vec::new(),
+            clean: BTreeSet::new(),
             before: Vec::new(),
             stores: Vec::new(),
         }
@@ -147,6 +158,9 @@ impl Power {
 
     fn store(&mut self, at: u64, bytes: &[u8]) {
         let end = at + bytes.len() as u64;
+        for page in at / PAGE..end.div_ceil(PAGE) {
+            self.clean.remove(&page);
+        }
         let mut lines = Vec::new();
         for line in at / LINE..end.div_ceil(LINE) {
             let sure = *self.sure(line);
@@ -178,8 +192,8 @@ impl Power {
 
     fn flush(&mut self, who: Who, bytes: &Range<u64>) {
         let lines = bytes.start / LINE..bytes.end.div_ceil(LINE);
-        for (_, Pending { versions, flushed }) in self.pending.range_mut(lines) {
-            if !versions.is_empty() {
+        for (line, Pending { versions, flushed }) in self.pending.range_mut(lines) {
+            if !versions.is_empty() && !self.clean.contains(&(line * LINE / PAGE)) {
                 note(flushed, who, versions.len());
             }
         }
@@ -212,6 +226,13 @@ impl Power {
         settled
     }
 
+    fn forget_flushes(&mut self) {
+        self.flushed.clear();
+        for pending in self.pending.values_mut() {
+            pending.flushed.clear();
+        }
+    }
+
     /// Does what was logged; the lines that are sure by that.
     pub(crate) fn apply(&mut self, logged: &Logged) -> Vec<u64> {
         match logged {
@@ -220,7 +241,13 @@ impl Power {
             Logged::Length(pages) => self.length(*pages),
             Logged::Flush(who, bytes) => self.flush(*who, bytes),
             Logged::Fence(who) => return self.fence(*who),
-            Logged::Begin(_) | Logged::Acknowledge(_) => {}
+            Logged::Killed => self.forget_flushes(),
+            Logged::Failed => {
+                self.forget_flushes();
+                let pages = self.pending.keys().map(|line| line * LINE / PAGE);
+                self.clean = pages.collect();
+            }
+            Logged::Begin(_) | Logged::Acknowledge(_) | Logged::Undone(_) => {}
         }
         Vec::new()
     }

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -44,6 +44,8 @@ pub(crate) struct Scene {
     /// Of each writer.
     pub(crate) operations: usize,
     pub(crate) like: Like,
+    /// So often the process is killed amid that, or fails to sync the file; the next one goes on.
+    pub(crate) ends: u64,
     pub(crate) forgotten: Option<Forgotten>,
 }
 
@@ -81,11 +83,25 @@ struct Recorder {
     forgotten: Option<Forgotten>,
     fences: AtomicU64,
     syncs: Option<Syncs>,
+    /// At the fence with this number, and at all after it, it is over; and what there is to note of that.
+    end: Option<(u64, Logged)>,
 }
 
 impl Recorder {
     fn note(&self, logged: Logged) {
         self.log.lock().push(logged);
+    }
+
+    fn ends(&self) -> io::Result<()> {
+        match &self.end {
+            Some((at, what)) if self.fences.load(Ordering::Relaxed) >= *at => {
+                if self.fences.fetch_add(1, Ordering::Relaxed) == *at {
+                    self.note(what.clone());
+                }
+                Err(io::Error::other("that was the end"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn forgets_the_fence(&self) -> bool {
@@ -103,6 +119,10 @@ impl Recorder {
 impl Media for Recorder {
     fn kind(&self) -> &'static str {
         "recorder"
+    }
+
+    fn forgets(&self) -> bool {
+        self.syncs.is_some()
     }
 
     fn flush(&self, dirty: &Dirty<'_>) -> io::Result<()> {
@@ -129,6 +149,7 @@ impl Media for Recorder {
         }
         if let Some(syncs) = &self.syncs {
             return syncs.through(|| {
+                self.ends()?;
                 let number = self.fences.fetch_add(1, Ordering::Relaxed);
                 self.note(Logged::Flush(number, 0..u64::MAX));
                 step();
@@ -136,6 +157,7 @@ impl Media for Recorder {
                 Ok(())
             });
         }
+        self.ends()?;
         self.fences.fetch_add(1, Ordering::Relaxed);
         self.note(Logged::Fence(me()));
         step();
@@ -200,71 +222,126 @@ pub(crate) fn record(scene: Scene, seed: u64) -> History {
     made.unwrap().close();
     let empty = fs::read(&path).unwrap();
     let (_file, path) = memory(&empty);
-    let log = Arc::new(Mutex::new(Vec::new()));
-    let operations = Mutex::new(Vec::new());
-    work(scene, seed, &path, &log, &operations);
-    let log = std::mem::take(&mut *log.lock());
+    let recording = Recording {
+        scene,
+        path,
+        log: Arc::default(),
+        operations: Mutex::default(),
+    };
+    let mut open = Vec::new();
+    for session in 0..=scene.ends {
+        open = recording.session(seed ^ session << 40, session < scene.ends, open);
+    }
+    assert!(open.is_empty(), "the last one has come to its end");
     History {
         empty,
-        log,
-        operations: operations.into_inner(),
+        log: std::mem::take(&mut recording.log.lock()),
+        operations: recording.operations.into_inner(),
     }
 }
 
-fn work(
+struct Recording {
     scene: Scene,
-    seed: u64,
-    path: &Path,
-    log: &Arc<Mutex<Vec<Logged>>>,
-    operations: &Mutex<Vec<Operation>>,
-) {
-    let recorder = Recorder {
-        log: Arc::clone(log),
-        forgotten: scene.forgotten,
-        fences: AtomicU64::new(0),
-        syncs: (scene.like == Like::File).then(Syncs::default),
-    };
-    let store = &Store::open(path, Access::Write, Some(Box::new(recorder))).unwrap();
-    let rng = |of: u64| SmallRng::seed_from_u64(seed ^ of << 32);
-    let writer = |me: u64| {
-        let mut rng = rng(me);
-        let mut there = BTreeSet::new();
-        for _ in 0..scene.operations {
+    path: PathBuf,
+    log: Arc<Mutex<Vec<Logged>>>,
+    operations: Mutex<Vec<Operation>>,
+}
+
+impl Recording {
+    fn note(&self, logged: Logged) {
+        self.log.lock().push(logged);
+    }
+
+    /// One process, from when it opens the pool. It finds operations of the one before that nobody knows the end of,
+    /// and may leave some.
+    fn session(&self, seed: u64, ends: bool, open: Vec<usize>) -> Vec<usize> {
+        let Scene { writers, like, .. } = self.scene;
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let end = ends.then(|| {
+            let failed = like == Like::File && rng.random();
+            let what = if failed {
+                Logged::Failed
+            } else {
+                Logged::Killed
+            };
+            (rng.random_range(2..40), what)
+        });
+        let recorder = Recorder {
+            log: Arc::clone(&self.log),
+            forgotten: self.scene.forgotten,
+            fences: AtomicU64::new(0),
+            syncs: (like == Like::File).then(Syncs::default),
+            end,
+        };
+        let store = &Store::open(&self.path, Access::Write, Some(Box::new(recorder))).unwrap();
+        for number in open {
+            self.find_out(store, number);
+        }
+        let mut left = Vec::new();
+        if writers == 1 {
+            left.extend(self.write(store, 0, &mut SmallRng::seed_from_u64(seed)));
+        } else {
+            let baton = &Baton::new(writers + 1, seed);
+            let rng = |me: u64| SmallRng::seed_from_u64(seed ^ me << 32);
+            thread::scope(|scope| {
+                let threads: Vec<_> = (1..=writers)
+                    .map(|me| {
+                        let write = move || self.write(store, me, &mut rng(me));
+                        scope.spawn(move || baton.run(me, write))
+                    })
+                    .collect();
+                let steps = self.scene.operations * 6;
+                let read = move || read(store, steps, &mut rng(writers + 1));
+                scope.spawn(move || baton.run(writers + 1, read));
+                left.extend(threads.into_iter().filter_map(|t| t.join().unwrap()));
+            });
+        }
+        if ends {
+            self.note(Logged::Killed);
+        }
+        left
+    }
+
+    /// Whether an operation has had an effect: what is found after the pool was opened again is not taken back.
+    fn find_out(&self, store: &Store, number: usize) {
+        let Operation { key: of, value, .. } = self.operations.lock()[number].clone();
+        let found = |of| store.get(&key(of)).unwrap().map(|value| value.to_vec());
+        let effective = of.is_some_and(|of| found(of) == value);
+        self.note(match effective {
+            true => Logged::Acknowledge(number),
+            false => Logged::Undone(number),
+        });
+    }
+
+    /// The operation that it was about when it was over, if it did not come to its end.
+    fn write(&self, store: &Store, me: u64, rng: &mut SmallRng) -> Option<usize> {
+        let mut there: BTreeSet<_> = store.scan(b"").into_iter().map(|(key, _)| key).collect();
+        for _ in 0..self.scene.operations {
             step();
-            let (what, operation) = draw(me, &mut rng);
+            let (what, operation) = draw(me, rng);
             let number = {
-                let mut operations = operations.lock();
+                let mut operations = self.operations.lock();
                 operations.push(operation.clone());
                 operations.len() - 1
             };
-            log.lock().push(Logged::Begin(number));
-            let was_there = act(store, what, &operation);
-            operations.lock()[number].refused = was_there.is_none();
-            if let (1, Some(was_there), Some(key)) = (scene.writers, was_there, operation.key) {
-                let put = operation.value.is_some();
-                let expected = if put {
-                    !there.insert(key)
-                } else {
-                    there.remove(&key)
+            self.note(Logged::Begin(number));
+            let done = match act(store, what, &operation) {
+                Err(StoreError::Io { .. } | StoreError::Broken) => return Some(number),
+                done => done.unwrap(),
+            };
+            self.operations.lock()[number].refused = done.is_none();
+            if let (1, Some(was_there), Some(of)) = (self.scene.writers, done, operation.key) {
+                let key = key(of).into_boxed_slice();
+                let expected = match operation.value {
+                    Some(_) => !there.insert(key),
+                    None => there.remove(&key),
                 };
                 assert_eq!(was_there, expected);
             }
-            log.lock().push(Logged::Acknowledge(number));
+            self.note(Logged::Acknowledge(number));
         }
-    };
-    if scene.writers == 1 {
-        writer(0);
-        return;
+        None
     }
-    let readers = scene.writers + 1;
-    let baton = &Baton::new(readers, seed);
-    thread::scope(|scope| {
-        for me in 1..=scene.writers {
-            scope.spawn(move || baton.run(me, || writer(me)));
-        }
-        let mut rng = rng(readers);
-        scope.spawn(move || baton.run(readers, || read(store, scene.operations * 6, &mut rng)));
-    });
 }
 
 /// What a writer is to do.
@@ -301,20 +378,17 @@ fn draw(writer: u64, rng: &mut SmallRng) -> (What, Operation) {
 }
 
 /// Whether its key was there before, if it has one; `None` if there was no space for it.
-fn act(store: &Store, what: What, operation: &Operation) -> Option<bool> {
+fn act(store: &Store, what: What, operation: &Operation) -> Result<Option<bool>, StoreError> {
     let key = operation.key.map(key).unwrap_or_default();
     match what {
         What::Put => match store.put(&key, operation.value.as_ref().unwrap()) {
             Err(StoreError::Space(SpaceError::Full { .. }) | StoreError::FullOfPinned { .. }) => {
-                None
+                Ok(None)
             }
-            put => Some(put.unwrap()),
+            put => put.map(Some),
         },
-        What::Del => Some(store.del(&key).unwrap()),
-        What::Compact(effort) => {
-            store.compact(effort, || true).unwrap();
-            Some(false)
-        }
+        What::Del => store.del(&key).map(Some),
+        What::Compact(effort) => store.compact(effort, || true).map(|_| Some(false)),
     }
 }
 

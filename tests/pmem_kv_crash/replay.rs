@@ -62,11 +62,12 @@ struct Allowed<'a> {
 
 impl Allowed<'_> {
     fn apply(&mut self, at: usize, logged: &Logged) {
-        let (Logged::Begin(number) | Logged::Acknowledge(number)) = *logged else {
+        let (Logged::Begin(number) | Logged::Acknowledge(number) | Logged::Undone(number)) =
+            *logged
+        else {
             return;
         };
-        let begin = matches!(logged, Logged::Begin(_));
-        if begin {
+        if matches!(logged, Logged::Begin(_)) {
             self.under_way += 1;
         } else {
             self.under_way -= 1;
@@ -76,12 +77,16 @@ impl Allowed<'_> {
             return;
         };
         let candidates = &mut self.keys[key];
-        if begin {
+        if matches!(logged, Logged::Begin(_)) {
             candidates.push(Candidate {
                 number: Some(number),
                 begun: at,
                 acknowledged: None,
             });
+            return;
+        }
+        if matches!(logged, Logged::Undone(_)) {
+            candidates.retain(|candidate| candidate.number != Some(number));
             return;
         }
         let of_it = |candidate: &&mut Candidate| candidate.number == Some(number);
@@ -191,7 +196,7 @@ impl Crashes<'_> {
                     }
                     remains
                 }
-                Logged::Acknowledge(_) => [0, 50, 100]
+                Logged::Acknowledge(_) | Logged::Undone(_) => [0, 50, 100]
                     .map(|likely| self.power.sample(&mut self.rng, likely))
                     .into(),
                 _ => Vec::new(),

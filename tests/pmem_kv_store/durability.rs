@@ -69,6 +69,7 @@ fn what_is_flushed_is_always_a_sound_pool() {
     drop(create(&path, 256));
     fs::copy(&path, &image).unwrap();
     let flushes = Arc::new(Mutex::new(Flushes::default()));
+    flushes.lock().allowed = vec![BTreeMap::new()];
     let media = Image {
         image: image.clone(),
         fail: Arc::default(),

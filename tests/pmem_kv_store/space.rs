@@ -165,3 +165,33 @@ fn keys_and_values_that_are_too_long_are_refused() {
     let large = Geometry { capacity: 1 << 30 };
     assert_eq!(large.max_value(), 256 << 20);
 }
+
+fn take(slots: &mut Slots, n: usize) -> Vec<u64> {
+    (0..n).map_while(|_| slots.take()).collect()
+}
+
+#[test]
+fn the_lowest_empty_directory_entry_is_taken_first() {
+    for used in [&[][..], &[0], &[19], &[0, 1, 5, 18, 19], &[3, 4, 5]] {
+        let mut slots = Slots::new(used, 20);
+        let empty: Vec<u64> = (0..20).filter(|slot| !used.contains(slot)).collect();
+        assert_eq!(take(&mut slots, empty.len() + 1), empty);
+        for slot in [7, 19, 8, 0] {
+            slots.give(slot);
+        }
+        assert_eq!(take(&mut slots, 2), [0, 7]);
+        slots.give(7);
+        assert_eq!(take(&mut slots, 9), [7, 8, 19]);
+    }
+}
+
+/// The numbers of all empty entries before the last used one were kept: of a pool of 16 TiB with an entry at the end,
+/// which a damaged or a hostile file has, some 40 GiB of them.
+#[test]
+fn a_used_entry_at_the_end_of_the_largest_directory_needs_no_memory() {
+    let len = MAX_CAPACITY;
+    let mut slots = Slots::new(&[0, len - 1], len);
+    assert_eq!(slots.take(), Some(1));
+    let mut slots = Slots::new(&[len - 1], len);
+    assert_eq!(slots.take(), Some(0));
+}

@@ -20,7 +20,7 @@
 //! entry, then flushed, publishes it: the entry names the old record or the new one, never half of
 //! either. Deleting stores 0. Pages are freed only after the entry that no longer names them is
 //! flushed. So recovery needs no log: it walks the directory, verifies what the entries name, and
-//! everything else is free.
+//! everything else is free; once the entries, as they were seen, are on the media.
 
 use std::fmt;
 use std::ops::Range;
@@ -57,7 +57,9 @@ const CRC_AT: usize = 8;
 const MAX_PAGES: u64 = (1 << 24) - 1;
 // The longest record fits into an entry's 24 bits for the number of pages.
 const _: () = assert!(MAX_VALUE / PAGE + 2 <= MAX_PAGES);
-const ENTRIES_PER_PAGE: u64 = PAGE / 8;
+
+/// Directory entries in a page.
+pub(crate) const ENTRIES_PER_PAGE: u64 = PAGE / 8;
 
 /// Where the parts of a pool lie. All of it follows from the capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,6 +30,12 @@ pub(crate) trait Media: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether a fence that failed may leave stores that no later one takes along, but for those of pages that are
+    /// stored to again: the kernel calls pages that it could not write clean.
+    fn forgets(&self) -> bool {
+        false
+    }
+
     /// Starts writing stored bytes back.
     fn flush(&self, dirty: &Dirty<'_>) -> io::Result<()>;
 
@@ -108,6 +114,10 @@ pub(crate) struct VolatileMedia;
 impl Media for FileMedia {
     fn kind(&self) -> &'static str {
         "file (fdatasync)"
+    }
+
+    fn forgets(&self) -> bool {
+        true
     }
 
     fn flush(&self, _: &Dirty<'_>) -> io::Result<()> {

@@ -106,7 +106,13 @@ impl Store {
             file => file.doing("opening the pool file")?,
         };
         lock(&file, path, access)?;
-        Self::start(file, access, media)
+        let store = Self::start(file, access, media)?;
+        if write {
+            // Before a page that no entry names is used: until here the media may have one that does.
+            let settled = store.guard.map().settle();
+            settled.doing("flushing the directory")?;
+        }
+        Ok(store)
     }
 
     fn start(

@@ -137,18 +137,9 @@ impl Store {
         let (tail, crc) = tail_of(key, value, seq, slot);
         rest.copy_from_slice(&tail);
         let extent = fresh.extent();
-        let published = fresh
-            .flush()
-            .and_then(|()| self.publish(&mut [fresh], &[(slot, pack(extent, crc))]));
-        let position = match published {
-            Ok(position) => position,
-            Err(e) => {
-                if old.is_none() && !self.broken.load(Ordering::Relaxed) {
-                    self.slots.lock().give(slot);
-                }
-                return Err(e);
-            }
-        };
+        // Whatever fails here, nothing more is written: `slot` need not be given back.
+        fresh.flush()?;
+        let position = self.publish(&mut [fresh], &[(slot, pack(extent, crc))])?;
         let entry = Entry {
             slot,
             extent,

@@ -50,7 +50,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 pub(crate) use self::lent::{Filling, Pinned};
 pub(crate) use self::lines::{Dirty, WriteBack, drain_lines};
 pub(crate) use self::ring::{Landed, Lent, Ring};
-use super::format::{PAGE, bytes_of, entry_bytes};
+use super::format::{DIRECTORY, ENTRIES_PER_PAGE, PAGE, bytes_of, entry_bytes};
 use super::media::{Event, Media};
 
 /// One shared mapping of the pool file, as long as the pool may ever become. So growing never moves
@@ -390,6 +390,20 @@ impl<E> Mapped<E> {
         let (at, bytes) = (entry_bytes(slot).start, &entry.to_le_bytes());
         self.mapping.media.saw(Event::Store { at, bytes });
         Ok(())
+    }
+
+    /// Makes the directory durable as it is seen. Whoever had the pool before may have been killed amid a change, or
+    /// have failed to flush it: then an entry is seen that is not on the media.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        if self.mapping.media.forgets() {
+            for slot in (0..self.mapping.reserved).step_by(ENTRIES_PER_PAGE as usize) {
+                if let Some(entry) = self.load(slot) {
+                    self.store(slot, entry)?;
+                }
+            }
+        }
+        self.flush(DIRECTORY * PAGE..self.mapping.floor * PAGE)?;
+        self.fence()
     }
 
     fn word(&self, slot: u64) -> Option<&AtomicU64> {
