@@ -448,6 +448,38 @@ fn values_go_to_files_and_back_by_any_device() {
     kv.expect(&["check"], b"", 0);
 }
 
+/// A pool that was cut off to nothing, and everything in it lost, to have one of its values in its place; and a value
+/// replaced by an empty one, as its file was a pipe and had no length.
+#[test]
+fn a_value_is_not_written_over_its_pool_nor_read_from_what_has_no_length() {
+    let kv = Kv::new();
+    let value = vec![7; 100_000];
+    kv.expect(&["put", "key", "--capacity", "16M"], &value, 0);
+    fs::hard_link(kv.pool(), kv.path("other name")).unwrap();
+    let before = fs::read(kv.pool()).unwrap();
+    for to in ["pmem_kv.pool", "./pmem_kv.pool", "other name"] {
+        for device in ["auto", "threads"] {
+            let (_, err) = kv.expect(&["export", "key", to, "--device", device], b"", 1);
+            assert!(err.contains(&format!("{to} is the pool itself")), "{err}");
+        }
+        let (_, err) = kv.expect(&["get", "key", "-o", to], b"", 1);
+        assert!(err.contains(&format!("{to} is the pool itself")), "{err}");
+    }
+    for from in ["/dev/stdin", ".", "/dev/null"] {
+        let (_, err) = kv.expect(&["import", from, "key"], b"from a pipe", 1);
+        assert!(err.contains(&format!("{from} is no regular file")), "{err}");
+    }
+    assert!(fs::read(kv.pool()).unwrap() == before);
+    // A longer file is overwritten as a whole, and what has no length can be written to.
+    fs::write(kv.path("to"), vec![1; 200_000]).unwrap();
+    for args in [["export", "key", "to"], ["get", "key", "--output=to"]] {
+        kv.expect(&args, b"", 0);
+        assert!(fs::read(kv.path("to")).unwrap() == value);
+        fs::write(kv.path("to"), vec![1; 200_000]).unwrap();
+    }
+    assert!(kv.run(&["get", "key", "-o", "/dev/stdout"], b"").stdout == value);
+}
+
 /// The program as it is where system call filters forbid io_uring: containers, hardened systems.
 fn without_io_uring() -> Command {
     let statement = |code: u32, jt, jf, k| libc::sock_filter {

@@ -11,7 +11,8 @@
 //! # Limits
 //!
 //! - Keys have 1 to 1,024 bytes, values up to 256 MiB; each record takes whole pages of 4 KiB in one
-//!   piece, a pool up to 16 TiB. Opening a pool reads and verifies all of it.
+//!   piece, a pool up to 16 TiB. Opening a pool reads and verifies all of it; for writing, on an ordinary file, it
+//!   also writes the directory anew: 2 MiB for each GiB that the pool may grow to.
 //! - The index is in memory. One process writes a pool, or several read it; that is by `flock`, so
 //!   only those are kept out who ask.
 //! - What readers hold is not free, and a pool can be full of that; it says then who they are. Old values
@@ -36,7 +37,7 @@ mod store;
 
 use std::cell::Cell;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -188,7 +189,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
                 return no_such_key(&name);
             };
             match output {
-                Some(file) => fs::write(&file, &*value).map_err(at(&file))?,
+                Some(file) => {
+                    let mut options = OpenOptions::new();
+                    let to = options.write(true).create(true).truncate(false).open(&file);
+                    let mut to = to.map_err(at(&file))?;
+                    store.empty(&to, &file)?;
+                    to.write_all(&value).map_err(at(&file))?;
+                }
                 None => out(&value)?,
             }
         }

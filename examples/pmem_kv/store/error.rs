@@ -55,6 +55,10 @@ pub(crate) enum StoreError {
     DirectoryFull,
     #[error("a record has the last sequence number that there is, so nothing can be put behind it")]
     NoNumberLeft,
+    #[error("{} is the pool itself: nothing is written to it", .path.display())]
+    OntoItself { path: PathBuf },
+    #[error("{} is no regular file, so nobody knows how long it is; `put` reads from anything", .path.display())]
+    NoRegularFile { path: PathBuf },
     #[error("the record is damaged: {0}")]
     Damaged(Problem),
     #[error("the pool was opened for reading only")]

@@ -107,8 +107,9 @@ impl<'s> Transfers<'s> {
             return Ok(false);
         };
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
+        options.write(true).create(true).truncate(false);
         let file = self.direct(&mut options, to, "opening the file to export to")?;
+        self.store.empty(&file, to)?;
         let job = Job {
             tag,
             len,
@@ -124,7 +125,12 @@ impl<'s> Transfers<'s> {
         self.store.may_write(key)?;
         let mut options = OpenOptions::new();
         let file = self.direct(options.read(true), from, "opening the file to import")?;
-        let len = file.metadata().doing("asking for the file's length")?.len();
+        let about = file.metadata().doing("asking for the file's length")?;
+        if !about.is_file() {
+            let path = from.to_owned();
+            return Err(StoreError::NoRegularFile { path });
+        }
+        let len = about.len();
         let mut fresh = self.store.reserve(key.len(), len)?;
         let Some(filling) = fresh.filling.take() else {
             unreachable!("fresh pages are not filled yet");
@@ -227,6 +233,22 @@ impl<'s> Transfers<'s> {
             }
             file => file.doing(what),
         }
+    }
+}
+
+impl Store {
+    /// Empties a file that is about to be written; not if it is the pool, by whatever name.
+    pub(crate) fn empty(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        let itself = self.guard.map().is_of(file);
+        if itself.doing("asking which file it is")? {
+            let path = path.to_owned();
+            return Err(StoreError::OntoItself { path });
+        }
+        // A pipe or a device has no length to set.
+        if file.metadata().is_ok_and(|about| about.is_file()) {
+            file.set_len(0).doing("emptying the file to write to")?;
+        }
+        Ok(())
     }
 }
 

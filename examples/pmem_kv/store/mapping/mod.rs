@@ -211,6 +211,12 @@ impl<E> Mapped<E> {
         Ok(fstat(&self.mapping.file)?.st_blocks as u64 * 512)
     }
 
+    /// Whether `other` is the pool file, by whatever name it was opened.
+    pub(crate) fn is_of(&self, other: &File) -> io::Result<bool> {
+        let (ours, other) = (fstat(&self.mapping.file)?, fstat(other)?);
+        Ok((ours.st_dev, ours.st_ino) == (other.st_dev, other.st_ino))
+    }
+
     /// Whether these are pages of records that the file has now.
     fn has(&self, pages: PageRange) -> bool {
         self.mapping.floor <= pages.start()
