@@ -85,10 +85,12 @@ crash=(pmem_kv_crash whatever_a_crash_leaves_is_a_sound_pool_with_everything_ack
 torn=("${crash[@]}" 'slot [0-9]+, pages') # an entry names what is not there
 lost=("${crash[@]}" 'neither the old nor the new contents')
 together=(pmem_kv_crash whatever_a_crash_leaves_of_several_writers_is_a_sound_pool_with_everything_acknowledged)
+left=(pmem_kv_crash whatever_a_crash_leaves_of_a_pool_that_was_left_amid_something_is_sound_too)
 late=(pmem_kv_store readers::pages_are_not_free_before_every_earlier_change_is_on_the_media)
 if [ ${#only[@]} -eq 0 ]; then
     judge crash "${crash[@]}" ''
     judge together "${together[@]}" ''
+    judge left "${left[@]}" ''
     judge late "${late[@]}" ''
 fi
 
@@ -125,10 +127,10 @@ mutant del_without_turn "${twice[@]}" mod.rs 's/^        let turn = self\.turn(k
 mutant move_without_turns "${twice[@]}" \
     compact.rs 's/let turns: Vec<_> = turns\.into_iter()\.map(|i| lock(&self\.turns\[i\]))\.collect();/let _ = (lock, \&turns);/; s/^        drop(turns);//'
 # What an earlier process has left in a cache is not brought to the media before its pages are used.
-left=(pmem_kv_crash whatever_a_crash_leaves_of_a_pool_that_was_left_amid_something_is_sound_too 'slot [0-9]+, pages.*|neither the old nor the new contents')
-mutant left_flush "${left[@]}" mapping/mod.rs '/^        self\.flush(DIRECTORY \* PAGE\.\.self\.mapping\.floor \* PAGE)?;/d'
-mutant left_fence "${left[@]}" mapping/mod.rs '/fn settle(/,/^    }/ s/^        self\.fence()/        Ok(())/'
-mutant left_clean "${left[@]}" mapping/mod.rs 's/^        if self\.mapping\.media\.forgets() {/        if false {/'
+amid_left=("${left[@]}" 'slot [0-9]+, pages.*|neither the old nor the new contents')
+mutant left_flush "${amid_left[@]}" mapping/mod.rs '/^        self\.flush(DIRECTORY \* PAGE\.\.self\.mapping\.floor \* PAGE)?;/d'
+mutant left_fence "${amid_left[@]}" mapping/mod.rs '/fn settle(/,/^    }/ s/^        self\.fence()/        Ok(())/'
+mutant left_clean "${amid_left[@]}" mapping/mod.rs 's/^        if self\.mapping\.media\.forgets() {/        if false {/'
 # What a change that ended early has freed does not wait for one that began before it.
 mutant durable_at_once "${late[@]}" 'left: 9' write.rs 's/self\.guard\.durable(durable);/self.guard.durable(durable.max(u64::MAX));/'
 mutant position_forgotten "${late[@]}" 'left: 9' retired.rs 's/self\.guard\.retire_after(extent, position)/self.guard.retire_after(extent, position.min(0))/'

@@ -41,7 +41,7 @@ use crate::store::compact::Effort;
 use crate::store::error::StoreError;
 use crate::store::format::{Geometry, MAX_CAPACITY, MAX_KEY, PAGE, pages_for};
 use crate::store::mapping::{Dirty, Mapped, NotPinned, Shape};
-use crate::store::media::{FileMedia, Media, PmemMedia, Syncs, VolatileMedia};
+use crate::store::media::{Event, FileMedia, Media, PmemMedia, Syncs, VolatileMedia};
 use crate::store::slots::Slots;
 use crate::store::space::{Pool, Space, SpaceError};
 use crate::store::transfer::{Device, Transfers};

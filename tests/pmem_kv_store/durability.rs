@@ -111,6 +111,70 @@ fn what_is_flushed_is_always_a_sound_pool() {
     assert!(count > 100);
 }
 
+/// What is done to a pool on media of an ordinary file.
+#[derive(Debug, Default)]
+struct Watched {
+    media: FileMedia,
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Media for Watched {
+    fn kind(&self) -> &'static str {
+        self.media.kind()
+    }
+
+    fn forgets(&self) -> bool {
+        self.media.forgets()
+    }
+
+    fn flush(&self, dirty: &Dirty<'_>) -> io::Result<()> {
+        self.seen.lock().push(format!("flush {:?}", dirty.bytes()));
+        self.media.flush(dirty)
+    }
+
+    fn fence(&self, file: &File) -> io::Result<()> {
+        self.seen.lock().push("fence".to_owned());
+        self.media.fence(file)
+    }
+
+    fn saw(&self, event: Event<'_>) {
+        if let Event::Store { at, bytes } = event {
+            let entry = u64::from_le_bytes(bytes.try_into().unwrap());
+            self.seen.lock().push(format!("store {at}: {entry}"));
+        }
+    }
+}
+
+/// What the process before has stored and not brought to the file goes there before anything else: each page of the
+/// directory, since the kernel calls those clean that it failed to write.
+#[test]
+fn a_pool_that_is_opened_for_writing_has_its_directory_written_first() {
+    let (_folder, path) = folder();
+    let store = create(&path, 1100);
+    store.put(b"key", b"value").unwrap();
+    let entry = store.guard().map().load(0).unwrap();
+    store.close();
+    let watched = Watched::default();
+    let seen = Arc::clone(&watched.seen);
+    let store = Store::open(&path, Access::Write, Some(Box::new(watched))).unwrap();
+    let first = format!("store 8192: {entry}");
+    let expected = [
+        &first,
+        "store 12288: 0",
+        "store 16384: 0",
+        "flush 8192..20480",
+        "fence",
+    ];
+    assert_eq!(*seen.lock(), expected);
+    store.close();
+    let watched = Watched::default();
+    let seen = Arc::clone(&watched.seen);
+    Store::open(&path, Access::Read, Some(Box::new(watched)))
+        .unwrap()
+        .close();
+    assert_eq!(*seen.lock(), [""; 0]);
+}
+
 /// The processor's part of `pmem` media, on a file that need not be on persistent memory for it.
 #[derive(Debug)]
 struct Lines(PmemMedia);
