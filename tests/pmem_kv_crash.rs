@@ -191,7 +191,7 @@ fn control_without_the_fence_before_the_acknowledgement() {
 /// A processor's fence waits for what its own thread has flushed. One writer alone never notices.
 #[test]
 fn control_of_several_writers_with_one_fence_for_two() {
-    let forgotten = Forgotten::FenceAfterAnothers;
+    let forgotten = Forgotten::FenceAfterOthers;
     let alone = Scene {
         forgotten: Some(forgotten),
         ..ALONE

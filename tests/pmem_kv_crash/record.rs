@@ -66,7 +66,7 @@ pub(crate) enum Forgotten {
     EntryFlush,
     EntryFence,
     /// A fence is left out if another thread has made one since this one has flushed.
-    FenceAfterAnothers,
+    FenceAfterOthers,
 }
 
 thread_local! {
@@ -108,9 +108,7 @@ impl Recorder {
         match self.forgotten {
             Some(Forgotten::RecordFence) => !ENTRY.get(),
             Some(Forgotten::EntryFence) => ENTRY.get(),
-            Some(Forgotten::FenceAfterAnothers) => {
-                self.fences.load(Ordering::Relaxed) != SEEN.get()
-            }
+            Some(Forgotten::FenceAfterOthers) => self.fences.load(Ordering::Relaxed) != SEEN.get(),
             _ => false,
         }
     }
