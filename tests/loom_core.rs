@@ -18,7 +18,10 @@ use std::sync::Arc;
 use layout_lease::{Barrier, LayoutGuard, PagePin};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use loom_support::{Disk, device, explore, free, guard, guard_with, thread};
+use loom_support::{
+    Disk, beside, break_and_free, break_if_idle, breaker_of, device, explore, free, guard,
+    guard_with, holder_of, pin_if_open, pinner_of, thread,
+};
 
 /// I1, I2, I7: a pin is granted and waited for, or refused. Both handshakes in one: the slot against the
 /// gate when pinning, the slot against the waiter when unpinning.
@@ -27,18 +30,8 @@ fn i02_pin_against_close() {
     for barrier in [Barrier::Fenced, Barrier::Asymmetric, Barrier::Adaptive] {
         explore(0, move || {
             let guard = guard_with(barrier);
-            let pinner = thread::spawn({
-                let guard = Arc::clone(&guard);
-                move || {
-                    if let Ok(pin) = guard.try_pin(0..1) {
-                        device(&guard);
-                        drop(pin);
-                    }
-                }
-            });
-            let proof = guard.break_layouts(0..1).wait().unwrap();
-            free(&guard);
-            drop(proof);
+            let pinner = pinner_of(&guard, 0..1);
+            break_and_free(&guard, 0..1);
             pinner.join().unwrap();
         });
     }
@@ -49,19 +42,11 @@ fn i02_pin_against_close() {
 fn i02_slot_at_hand_against_close() {
     explore(3, || {
         let guard = guard_with(Barrier::Asymmetric);
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                drop(guard.try_pin(8..9));
-                if let Ok(pin) = guard.try_pin(0..1) {
-                    device(&guard);
-                    drop(pin);
-                }
-            }
+        let pinner = beside(&guard, |guard| {
+            drop(guard.try_pin(8..9));
+            pin_if_open(guard, 0..1);
         });
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 0..1);
         pinner.join().unwrap();
     });
 }
@@ -73,20 +58,9 @@ fn i02_retreat_beside_a_holder() {
     explore(2, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || drop(guard.try_pin(0..1))
-        });
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        let pinner = beside(&guard, |guard| drop(guard.try_pin(0..1)));
+        let holder = holder_of(&guard, pin);
+        break_and_free(&guard, 0..1);
         pinner.join().unwrap();
         holder.join().unwrap();
     });
@@ -99,21 +73,13 @@ fn i02_retreat_beside_a_holder() {
 fn i02_change_of_mode_against_pins() {
     explore(2, || {
         let guard = guard();
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                for _ in 0..2 {
-                    if let Ok(pin) = guard.try_pin(0..1) {
-                        device(&guard);
-                        drop(pin);
-                    }
-                }
+        let pinner = beside(&guard, |guard| {
+            for _ in 0..2 {
+                pin_if_open(guard, 0..1);
             }
         });
         for _ in 0..2 {
-            let proof = guard.break_layouts(0..1).wait().unwrap();
-            free(&guard);
-            drop(proof);
+            break_and_free(&guard, 0..1);
         }
         pinner.join().unwrap();
     });
@@ -125,19 +91,8 @@ fn i02_change_of_mode_against_pins() {
 fn i07_reopening_is_seen_by_the_next_pin() {
     explore(0, || {
         let guard = guard_with(Barrier::Asymmetric);
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                if let Ok(proof) = guard.try_break_layouts(0..1) {
-                    free(&guard);
-                    drop(proof);
-                }
-            }
-        });
-        if let Ok(pin) = guard.try_pin(0..1) {
-            device(&guard);
-            drop(pin);
-        }
+        let breaker = beside(&guard, |guard| break_if_idle(guard, 0..1));
+        pin_if_open(&guard, 0..1);
         breaker.join().unwrap();
     });
 }
@@ -148,16 +103,8 @@ fn i06_unpin_against_scan_and_sleep() {
     explore(0, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        let holder = holder_of(&guard, pin);
+        break_and_free(&guard, 0..1);
         holder.join().unwrap();
     });
 }
@@ -168,18 +115,9 @@ fn i06_two_holders_one_wake() {
     explore(2, || {
         let guard = guard();
         let holders: Vec<_> = (0..2)
-            .map(|_| {
-                let pin = guard.try_pin(0..1).unwrap();
-                let guard = Arc::clone(&guard);
-                thread::spawn(move || {
-                    device(&guard);
-                    drop(pin);
-                })
-            })
+            .map(|_| holder_of(&guard, guard.try_pin(0..1).unwrap()))
             .collect();
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 0..1);
         for holder in holders {
             holder.join().unwrap();
         }
@@ -192,19 +130,11 @@ fn i06_two_holders_one_wake() {
 fn i11_slot_reuse_between_unpin_and_scan() {
     explore(0, || {
         let guard = guard();
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                if let Ok(pin) = guard.try_pin(0..1) {
-                    device(&guard);
-                    drop(pin);
-                }
-                guard.try_pin(5..9).map(std::mem::forget).ok();
-            }
+        let pinner = beside(&guard, |guard| {
+            pin_if_open(guard, 0..1);
+            guard.try_pin(5..9).map(std::mem::forget).ok();
         });
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 0..1);
         pinner.join().unwrap();
     });
 }
@@ -216,21 +146,8 @@ fn i07_slot_freed_elsewhere_and_refilled() {
     explore(2, || {
         let guard = guard();
         let (first, second) = (guard.try_pin(0..1).unwrap(), guard.try_pin(7..8).unwrap());
-        let releaser = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(first);
-            }
-        });
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = guard.break_layouts(0..1).wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
-        });
+        let releaser = holder_of(&guard, first);
+        let breaker = breaker_of(&guard, 0..1);
         // Ours are the slots; the first may or may not be free by now.
         let third = guard.try_pin(8..9).unwrap();
         releaser.join().unwrap();
@@ -244,17 +161,8 @@ fn i07_slot_freed_elsewhere_and_refilled() {
 fn i03_two_breakers_overlapping() {
     explore(3, || {
         let guard = guard();
-        let other = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = guard.break_layouts(0..2).wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
-        });
-        let proof = guard.break_layouts(1..3).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        let other = breaker_of(&guard, 0..2);
+        break_and_free(&guard, 1..3);
         other.join().unwrap();
     });
 }
@@ -265,12 +173,9 @@ fn i03_two_breakers_disjoint() {
     explore(2, || {
         let guard = guard();
         let pin = guard.try_pin(1..6).unwrap();
-        let other = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = guard.break_layouts(5..6).wait().unwrap();
-                drop(proof);
-            }
+        let other = beside(&guard, |guard| {
+            let proof = guard.break_layouts(5..6).wait().unwrap();
+            drop(proof);
         });
         let holder = thread::spawn(move || drop(pin));
         let proof = guard.break_layouts(1..2).wait().unwrap();
@@ -285,21 +190,15 @@ fn i03_two_breakers_disjoint() {
 fn i12_pin_between_closed_ranges() {
     explore(2, || {
         let guard = guard();
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let low = guard.break_layouts(0..1).wait().unwrap();
-                let high = guard.break_layouts(9..10).wait().unwrap();
-                free(&guard);
-                drop(low);
-                drop(high);
-            }
+        let breaker = beside(&guard, |guard| {
+            let low = guard.break_layouts(0..1).wait().unwrap();
+            let high = guard.break_layouts(9..10).wait().unwrap();
+            free(guard);
+            drop(low);
+            drop(high);
         });
         drop(guard.try_pin(4..6).unwrap());
-        if let Ok(pin) = guard.try_pin(9..10) {
-            device(&guard);
-            drop(pin);
-        }
+        pin_if_open(&guard, 9..10);
         breaker.join().unwrap();
     });
 }
@@ -312,21 +211,12 @@ fn i08_break_dropped_while_waiting_and_queued() {
         let pin = guard.try_pin(0..1).unwrap();
         let first = guard.break_layouts(0..1);
         let second = guard.break_layouts_arc(0..1);
-        let other = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = second.wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
+        let other = beside(&guard, |guard| {
+            let proof = second.wait().unwrap();
+            free(guard);
+            drop(proof);
         });
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
+        let holder = holder_of(&guard, pin);
         drop(first);
         other.join().unwrap();
         holder.join().unwrap();
@@ -340,13 +230,10 @@ fn i05_reopen_against_waiting_pinner() {
     explore(0, || {
         let guard = guard();
         let proof = guard.break_layouts(0..1).wait().unwrap();
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let pin = guard.pin(0..1).wait().unwrap();
-                device(&guard);
-                drop(pin);
-            }
+        let pinner = beside(&guard, |guard| {
+            let pin = guard.pin(0..1).wait().unwrap();
+            device(guard);
+            drop(pin);
         });
         free(&guard);
         drop(proof);
@@ -362,14 +249,7 @@ fn i05_waiting_pinner_before_later_break() {
         let proof = guard.break_layouts(0..1).wait().unwrap();
         let mut pin = guard.pin(0..1);
         assert!(pin.wait_timeout(std::time::Duration::ZERO).is_none());
-        let later = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = guard.break_layouts(0..1).wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
-        });
+        let later = breaker_of(&guard, 0..1);
         free(&guard);
         drop(proof);
         let pin = pin.wait().unwrap();
@@ -415,22 +295,14 @@ fn i09_last_pin_against_dropped_guard() {
 fn i11_growth_during_a_scan() {
     explore(2, || {
         let guard = guard();
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let elsewhere: Vec<PagePin> =
-                    (5..7).map(|n| guard.try_pin(n..n + 1).unwrap()).collect();
-                // The block is full: this one needs another.
-                if let Ok(pin) = guard.try_pin(0..1) {
-                    device(&guard);
-                    drop(pin);
-                }
-                drop(elsewhere);
-            }
+        let pinner = beside(&guard, |guard| {
+            let elsewhere: Vec<PagePin> =
+                (5..7).map(|n| guard.try_pin(n..n + 1).unwrap()).collect();
+            // The block is full: this one needs another.
+            pin_if_open(guard, 0..1);
+            drop(elsewhere);
         });
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 0..1);
         pinner.join().unwrap();
     });
 }
@@ -440,26 +312,15 @@ fn i11_growth_during_a_scan() {
 fn i09_block_of_an_exited_thread_is_adopted() {
     explore(2, || {
         let guard = guard();
-        let left = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || guard.try_pin(0..1).unwrap()
-        })
-        .join()
-        .unwrap();
-        let heir = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                if let Ok(pin) = guard.try_pin(0..2) {
-                    device(&guard);
-                    drop(pin);
-                }
-                device(&guard);
-                drop(left);
-            }
+        let left = beside(&guard, |guard| guard.try_pin(0..1).unwrap())
+            .join()
+            .unwrap();
+        let heir = beside(&guard, |guard| {
+            pin_if_open(guard, 0..2);
+            device(guard);
+            drop(left);
         });
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 0..1);
         heir.join().unwrap();
     });
 }
@@ -470,20 +331,11 @@ fn close_against_pin_and_waiting_pinner() {
     explore(2, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
+        let holder = holder_of(&guard, pin);
+        let pinner = beside(&guard, |guard| {
+            if let Ok(pin) = guard.pin(0..1).wait() {
+                device(guard);
                 drop(pin);
-            }
-        });
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                if let Ok(pin) = guard.pin(0..1).wait() {
-                    device(&guard);
-                    drop(pin);
-                }
             }
         });
         guard.close().wait();

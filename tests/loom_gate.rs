@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use layout_lease::{Barrier, Drained, PageRange, break_layouts_of};
 use loom_support::{
-    Disk, Guard, device, explore, explore_all, free, guard, guard_with, range, thread,
+    Disk, Guard, beside, break_if_idle, device, explore, explore_all, free, guard, guard_with,
+    pin_if_open, pinner_of, range, thread,
 };
 
 /// A pinner of `pages` beside a breaker that does `steps`. Of the pages in question, the block must be freed under
@@ -31,14 +32,8 @@ fn pin_beside_with(
 ) {
     explore(preemptions, move || {
         let guard = guard_with(barrier);
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || steps(&guard)
-        });
-        if let Ok(pin) = guard.try_pin(pages) {
-            device(&guard);
-            drop(pin);
-        }
+        let breaker = beside(&guard, move |guard| steps(guard));
+        pin_if_open(&guard, pages);
         breaker.join().unwrap();
     });
 }
@@ -146,14 +141,8 @@ fn pin_behind(
             .iter()
             .map(|page| guard.break_layouts_arc(*page..page + 1).wait().unwrap())
             .collect();
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || steps(&guard, proofs)
-        });
-        if let Ok(pin) = guard.try_pin(pages) {
-            device(&guard);
-            drop(pin);
-        }
+        let breaker = beside(&guard, move |guard| steps(guard, proofs));
+        pin_if_open(&guard, pages);
         breaker.join().unwrap();
     };
     explore(2, model);
@@ -203,9 +192,8 @@ fn i07_opened_beside_closed_pages() {
 fn i12_pin_between_pages_that_are_closed_in_turn() {
     explore(2, || {
         let guard = guard_with(Barrier::Asymmetric);
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || drop(guard.try_pin(2..3).expect("nobody has closed it"))
+        let pinner = beside(&guard, |guard| {
+            drop(guard.try_pin(2..3).expect("nobody has closed it"))
         });
         drop(close(&guard, &[(0, 1)]));
         drop(close(&guard, &[(4, 5)]));
@@ -218,19 +206,10 @@ fn i12_pin_between_pages_that_are_closed_in_turn() {
 fn i07_reopened_between_two_looks() {
     explore(0, || {
         let guard = guard_with(Barrier::Asymmetric);
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                if let Ok(proof) = guard.try_break_layouts(0..1) {
-                    free(&guard);
-                    drop(proof);
-                }
-            }
+        let breaker = beside(&guard, |guard| {
+            break_if_idle(guard, 0..1);
         });
-        if let Ok(pin) = guard.try_pin(0..1) {
-            device(&guard);
-            drop(pin);
-        }
+        pin_if_open(&guard, 0..1);
         breaker.join().unwrap();
     });
 }
@@ -249,10 +228,9 @@ fn told(pages: PageRange, steps: impl Fn(&Arc<Guard>, &mut dyn FnMut())) {
     let guard = guard_with(Barrier::Asymmetric);
     let mut pinner = None;
     steps(&guard, &mut || {
-        let guard = Arc::clone(&guard);
-        pinner = Some(thread::spawn(move || {
+        pinner = Some(beside(&guard, move |guard| {
             if let Ok(pin) = guard.try_pin(pages) {
-                device(&guard);
+                device(guard);
                 mem::forget(pin);
             }
         }));
@@ -374,23 +352,12 @@ fn i02_change_back_to_asymmetric() {
         // From here on the gate is fenced; one pin more and the countdown has run out (see `COUNTDOWN`).
         drop(close(&guard, &[(9, 10)]));
         drop(guard.try_pin(4..5));
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = close(&guard, &[(0, 1)]);
-                free(&guard);
-                drop(proof);
-            }
+        let breaker = beside(&guard, |guard| {
+            let proof = close(guard, &[(0, 1)]);
+            free(guard);
+            drop(proof);
         });
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                if let Ok(pin) = guard.try_pin(0..1) {
-                    device(&guard);
-                    drop(pin);
-                }
-            }
-        });
+        let pinner = pinner_of(&guard, 0..1);
         drop(guard.try_pin(4..5));
         breaker.join().unwrap();
         pinner.join().unwrap();

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use layout_lease::{PinToken, break_layouts_of};
 use loom::sync::atomic::{AtomicU64, Ordering};
-use loom_support::{device, explore, free, guard, range, thread};
+use loom_support::{
+    beside, break_and_free, device, explore, free, guard, holder_of, pin_if_open, range, thread,
+};
 
 /// I6, I7: the holder waits to be recalled and then lets go; the breaker waits for that.
 #[test]
@@ -16,18 +18,13 @@ fn recall_against_release() {
     explore(0, || {
         let guard = guard();
         let lease = guard.lease(0..2).wait().unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                assert_eq!(lease.recalled().wait(), range(1, 2));
-                device(&guard);
-                drop(lease);
-            }
+        let holder = beside(&guard, |guard| {
+            device(guard);
+            assert_eq!(lease.recalled().wait(), range(1, 2));
+            device(guard);
+            drop(lease);
         });
-        let proof = guard.break_layouts(1..4).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 1..4);
         holder.join().unwrap();
     });
 }
@@ -39,18 +36,13 @@ fn lease_and_pin_against_two_breaks() {
         let guard = guard();
         let lease = guard.lease(0..2).wait().unwrap();
         let pin = guard.try_pin(0..1).unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(lease);
-                drop(pin);
-            }
+        let holder = beside(&guard, |guard| {
+            device(guard);
+            drop(lease);
+            drop(pin);
         });
         let leases = guard.break_leases(0..4);
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 0..1);
         drop(leases.wait().unwrap());
         holder.join().unwrap();
     });
@@ -62,17 +54,12 @@ fn shrink_against_wait() {
     explore(0, || {
         let guard = guard();
         let mut lease = guard.lease(0..4).wait().unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                lease.shrink_to(0..2).unwrap();
-                lease
-            }
+        let holder = beside(&guard, |guard| {
+            device(guard);
+            lease.shrink_to(0..2).unwrap();
+            lease
         });
-        let proof = guard.break_layouts(3..4).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 3..4);
         drop(holder.join().unwrap());
     });
 }
@@ -83,19 +70,14 @@ fn reopen_against_waiting_lease() {
     explore(0, || {
         let guard = guard();
         let proof = guard.break_layouts(0..1).wait().unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let lease = guard.lease(0..1).wait().unwrap();
-                device(&guard);
-                drop(lease);
-            }
+        let holder = beside(&guard, |guard| {
+            let lease = guard.lease(0..1).wait().unwrap();
+            device(guard);
+            drop(lease);
         });
         free(&guard);
         drop(proof);
-        let proof = guard.break_layouts(0..1).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 0..1);
         holder.join().unwrap();
     });
 }
@@ -108,25 +90,20 @@ fn extend_against_scan() {
         explore(3, move || {
             let guard = guard();
             let first = guard.try_pin(0..1).unwrap();
-            let holder = thread::spawn({
-                let guard = Arc::clone(&guard);
-                move || {
-                    // The break closes both pages, or has not come yet.
-                    let second = first.extend(&guard, 1..2).unwrap();
-                    if first_goes_first {
-                        drop(first);
-                        device(&guard);
-                        drop(second);
-                    } else {
-                        drop(second);
-                        device(&guard);
-                        drop(first);
-                    }
+            let holder = beside(&guard, move |guard| {
+                // The break closes both pages, or has not come yet.
+                let second = first.extend(guard, 1..2).unwrap();
+                if first_goes_first {
+                    drop(first);
+                    device(guard);
+                    drop(second);
+                } else {
+                    drop(second);
+                    device(guard);
+                    drop(first);
                 }
             });
-            let proof = guard.break_layouts(0..2).wait().unwrap();
-            free(&guard);
-            drop(proof);
+            break_and_free(&guard, 0..2);
             holder.join().unwrap();
         });
     }
@@ -213,13 +190,10 @@ fn into_break_of_each_other() {
     explore(3, || {
         let guard = guard();
         let (a, b) = (guard.try_pin(0..2).unwrap(), guard.try_pin(1..3).unwrap());
-        let other = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = b.into_break(&guard).unwrap().wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
+        let other = beside(&guard, |guard| {
+            let proof = b.into_break(guard).unwrap().wait().unwrap();
+            free(guard);
+            drop(proof);
         });
         let proof = a.into_break(&guard).unwrap().wait().unwrap();
         free(&guard);
@@ -234,13 +208,7 @@ fn retire_against_release() {
     explore(0, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
+        let holder = holder_of(&guard, pin);
         drop(guard.retire(0..1));
         guard.retired_ready().wait();
         assert_eq!(guard.run_retired(), 1);
@@ -254,10 +222,7 @@ fn retired_against_run_retired() {
     explore(0, || {
         let guard = guard();
         let retired = guard.retire(0..1);
-        let reclaimer = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || guard.run_retired()
-        });
+        let reclaimer = beside(&guard, |guard| guard.run_retired());
         assert_eq!(retired.wait().unwrap(), 1);
         reclaimer.join().unwrap();
         let pin = guard.try_pin(0..1).unwrap();
@@ -273,13 +238,10 @@ fn retire_against_close() {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
         let retired = guard.retire_after(0..1, 7);
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                guard.durable(7);
-                drop(pin);
-            }
+        let holder = beside(&guard, |guard| {
+            device(guard);
+            guard.durable(7);
+            drop(pin);
         });
         guard.close().wait();
         free(&guard);
@@ -310,12 +272,9 @@ fn retire_against_close_with_a_pin_elsewhere() {
         let guard = guard();
         let pin = guard.try_pin(1..2).unwrap();
         let retired = guard.retire_after(0..1, 7);
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                guard.durable(7);
-                drop(pin);
-            }
+        let holder = beside(&guard, |guard| {
+            guard.durable(7);
+            drop(pin);
         });
         guard.close().wait();
         holder.join().unwrap();
@@ -333,20 +292,14 @@ fn retired_chunks_against_pins() {
         for page in [1, 3, 5] {
             drop(guard.retire_after(page..page + 1, 1));
         }
-        let engine = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                drop(guard.retire(0..1));
-                guard.run_retired()
-            }
+        let engine = beside(&guard, |guard| {
+            drop(guard.retire(0..1));
+            guard.run_retired()
         });
         assert!(guard.try_pin(1..2).is_err(), "open, though it waits");
         drop(guard.try_pin(2..3).unwrap());
         assert!(guard.try_pin(5..6).is_err(), "open, though it waits");
-        if let Ok(pin) = guard.try_pin(0..1) {
-            device(&guard);
-            drop(pin);
-        }
+        pin_if_open(&guard, 0..1);
         // Not by the engine, if the pin was in its way.
         let freed = engine.join().unwrap();
         assert_eq!(freed + guard.run_retired(), 1);
@@ -389,13 +342,7 @@ fn several_guards_one_sleep() {
     explore(3, || {
         let (a, b) = (guard(), guard());
         let holders: Vec<_> = [&a, &b]
-            .map(|guard| {
-                let (guard, pin) = (Arc::clone(guard), guard.try_pin(0..1).unwrap());
-                thread::spawn(move || {
-                    device(&guard);
-                    drop(pin);
-                })
-            })
+            .map(|guard| holder_of(guard, guard.try_pin(0..1).unwrap()))
             .into();
         let proofs = break_layouts_of(&[(&*a, range(0, 1)), (&*b, range(0, 1))])
             .wait()

@@ -4,41 +4,30 @@
 
 mod loom_support;
 
-use std::sync::Arc;
+use std::ops::Range;
 
 use layout_lease::Barrier;
-use loom_support::{device, explore, explore_all, free, guard, guard_with, range, thread};
+use loom_support::{
+    beside, break_if_idle, breaker_of, device, explore, explore_all, guard, guard_with, holder_of,
+    pin_if_open, range,
+};
 
 /// The pin of `first` is released on another thread, and the slot filled again with `second` by the thread that
 /// owns it, while a breaker of `broken` scans.
-fn refilled(
-    first: std::ops::Range<u64>,
-    second: std::ops::Range<u64>,
-    broken: std::ops::Range<u64>,
-) {
+fn refilled(first: Range<u64>, second: Range<u64>, broken: Range<u64>) {
     explore(2, move || {
         let guard = guard();
         let same_block = first.contains(&broken.start);
         let first = guard.try_pin(first.clone()).unwrap();
         // The other slot of the block is in use.
         let other = guard.try_pin(40..41).unwrap();
-        let releaser = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                if same_block {
-                    device(&guard);
-                }
-                drop(first);
+        let releaser = beside(&guard, move |guard| {
+            if same_block {
+                device(guard);
             }
+            drop(first);
         });
-        let breaker = thread::spawn({
-            let (guard, broken) = (Arc::clone(&guard), broken.clone());
-            move || {
-                let proof = guard.break_layouts(broken).wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
-        });
+        let breaker = breaker_of(&guard, broken.clone());
         let second = guard.try_pin(second.clone()).unwrap();
         releaser.join().unwrap();
         // A break that took the second pin for one of its pages would wait for ever.
@@ -68,13 +57,10 @@ fn i11_mixture_that_looks_like_a_pin() {
     explore_all(1, || {
         let guard = guard_with(Barrier::Asymmetric);
         let first = guard.try_pin(0..1).unwrap();
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                // Of more than one range, so that there is one scan, and not another if that finds somebody.
-                let wanted = guard.break_all(&[range(4, 5), range(30, 31)]);
-                drop(wanted.wait().unwrap());
-            }
+        let breaker = beside(&guard, |guard| {
+            // Of more than one range, so that there is one scan, and not another if that finds somebody.
+            let wanted = guard.break_all(&[range(4, 5), range(30, 31)]);
+            drop(wanted.wait().unwrap());
         });
         // The breaker first: that is no preemption.
         loom::thread::yield_now();
@@ -92,12 +78,9 @@ fn i11_mixture_behind_the_mark() {
     explore_all(2, || {
         let guard = guard_with(Barrier::Asymmetric);
         let first = guard.try_pin(0..1).unwrap();
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let wanted = guard.break_all(&[range(4, 5), range(10, 11)]);
-                drop(wanted.wait().unwrap());
-            }
+        let breaker = beside(&guard, |guard| {
+            let wanted = guard.break_all(&[range(4, 5), range(10, 11)]);
+            drop(wanted.wait().unwrap());
         });
         loom::thread::yield_now();
         drop(first);
@@ -118,21 +101,8 @@ fn i07_mark_lowered_and_raised() {
         let guard = guard_with(Barrier::Fenced);
         let low = guard.try_pin(20..21).unwrap();
         let high = guard.try_pin(0..1).unwrap();
-        let releaser = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(high);
-            }
-        });
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = guard.break_layouts(0..1).wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
-        });
+        let releaser = holder_of(&guard, high);
+        let breaker = breaker_of(&guard, 0..1);
         drop(low);
         // The block goes to the pool, and comes back from there.
         layout_lease::leave_thread();
@@ -150,21 +120,8 @@ fn i07_mark_lowered_by_tidying() {
         let guard = guard_with(Barrier::Fenced);
         let low = guard.try_pin(20..21).unwrap();
         let high = guard.try_pin(0..1).unwrap();
-        let releaser = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(high);
-            }
-        });
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = guard.break_layouts(0..1).wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
-        });
+        let releaser = holder_of(&guard, high);
+        let breaker = breaker_of(&guard, 0..1);
         drop(low);
         drop(guard.try_pin(20..21));
         releaser.join().unwrap();
@@ -177,21 +134,12 @@ fn i07_mark_lowered_by_tidying() {
 fn i11_mark_raised_beside_a_scan() {
     explore(3, || {
         let guard = guard_with(Barrier::Asymmetric);
-        let pinner = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let low = guard.try_pin(20..21).unwrap();
-                if let Ok(pin) = guard.try_pin(0..1) {
-                    device(&guard);
-                    drop(pin);
-                }
-                drop(low);
-            }
+        let pinner = beside(&guard, |guard| {
+            let low = guard.try_pin(20..21).unwrap();
+            pin_if_open(guard, 0..1);
+            drop(low);
         });
-        if let Ok(proof) = guard.try_break_layouts(0..1) {
-            free(&guard);
-            drop(proof);
-        }
+        break_if_idle(&guard, 0..1);
         pinner.join().unwrap();
     });
 }
@@ -203,21 +151,8 @@ fn i06_range_of_a_slot_that_is_taken_again() {
     explore(2, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let proof = guard.break_layouts(0..1).wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
-        });
+        let holder = holder_of(&guard, pin);
+        let breaker = breaker_of(&guard, 0..1);
         let other = guard.try_pin(8..9).unwrap();
         holder.join().unwrap();
         breaker.join().unwrap();

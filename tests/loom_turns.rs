@@ -10,7 +10,9 @@ use std::time::Duration;
 use layout_lease::LayoutGuard;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
-use loom_support::{Disk, device, explore, free, guard, is_mutant, thread};
+use loom_support::{
+    Disk, beside, break_and_free, device, explore, free, guard, holder_of, is_mutant, thread,
+};
 
 /// I4: a timeout frees nothing and leaves closed what is closed, whether the holder lets go before or behind it.
 #[test]
@@ -18,13 +20,7 @@ fn i04_timeout_against_release() {
     explore(0, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
+        let holder = holder_of(&guard, pin);
         let mut wanted = guard.break_layouts(0..1);
         let proof = match wanted.wait_timeout(Duration::ZERO) {
             Some(proof) => proof.unwrap(),
@@ -47,13 +43,10 @@ fn i05_reopen_against_two_waiting_pinners() {
         let proof = guard.break_layouts(0..1).wait().unwrap();
         let mut early = guard.pin(0..1);
         assert!(early.wait_timeout(Duration::ZERO).is_none());
-        let late = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let pin = guard.pin(0..1).wait().unwrap();
-                device(&guard);
-                drop(pin);
-            }
+        let late = beside(&guard, |guard| {
+            let pin = guard.pin(0..1).wait().unwrap();
+            device(guard);
+            drop(pin);
         });
         free(&guard);
         drop(proof);
@@ -74,13 +67,7 @@ fn i08_break_dropped_while_queued() {
         let between = guard.break_layouts(0..3);
         let last = guard.break_layouts_arc(2..3);
         let waiter = thread::spawn(move || drop(last.wait().unwrap()));
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
+        let holder = holder_of(&guard, pin);
         drop(between);
         waiter.join().unwrap();
         let proof = first.wait().unwrap();
@@ -100,13 +87,7 @@ fn i08_break_dropped_while_drained() {
         let pin = guard.try_pin(0..1).unwrap();
         let dropped = guard.break_layouts(0..1);
         let next = guard.break_layouts_arc(0..1);
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
+        let holder = holder_of(&guard, pin);
         // Drained or not, as the holder is quick or slow.
         drop(dropped);
         let proof = next.wait().unwrap();
@@ -125,15 +106,10 @@ fn i08_waiting_pinner_dropped_against_grant() {
         let proof = guard.break_layouts_arc(0..1).wait().unwrap();
         let mut waiting = guard.pin(0..1);
         assert!(waiting.wait_timeout(Duration::ZERO).is_none());
-        let breaker = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                free(&guard);
-                drop(proof);
-                let proof = guard.break_layouts(0..1).wait().unwrap();
-                free(&guard);
-                drop(proof);
-            }
+        let breaker = beside(&guard, |guard| {
+            free(guard);
+            drop(proof);
+            break_and_free(guard, 0..1);
         });
         drop(waiting);
         breaker.join().unwrap();
@@ -148,20 +124,15 @@ fn i11_extension_between_two_breaks() {
     explore(2, || {
         let guard = guard();
         let held = guard.try_pin(0..1).unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                if let Ok(second) = held.extend(&guard, 1..2) {
-                    device(&guard);
-                    drop(second);
-                }
-                drop(held);
+        let holder = beside(&guard, |guard| {
+            if let Ok(second) = held.extend(guard, 1..2) {
+                device(guard);
+                drop(second);
             }
+            drop(held);
         });
         drop(guard.break_layouts(1..2));
-        let proof = guard.break_layouts(1..2).wait().unwrap();
-        free(&guard);
-        drop(proof);
+        break_and_free(&guard, 1..2);
         holder.join().unwrap();
     });
 }
@@ -172,13 +143,7 @@ fn i06_close_against_the_last_pin() {
     explore(0, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
+        let holder = holder_of(&guard, pin);
         guard.close().wait();
         free(&guard);
         assert!(guard.try_pin(0..1).is_err());
@@ -192,13 +157,7 @@ fn i06_retired_against_release() {
     explore(0, || {
         let guard = guard();
         let pin = guard.try_pin(0..1).unwrap();
-        let holder = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                device(&guard);
-                drop(pin);
-            }
-        });
+        let holder = holder_of(&guard, pin);
         assert_eq!(guard.retire(0..1).wait().unwrap(), 1);
         holder.join().unwrap();
     });
@@ -259,21 +218,18 @@ fn i07_block_looked_up_behind_the_pin() {
             place: AtomicUsize::new(0),
             blocks: [UnsafeCell::new(0), UnsafeCell::new(0)],
         }));
-        let reader = thread::spawn({
-            let guard = Arc::clone(&guard);
-            move || {
-                let early = guard.map().place.load(Ordering::Relaxed);
-                if let Ok(pin) = guard.try_pin(0..1) {
-                    let place = match is_mutant("looked_up_first") {
-                        true => early,
-                        false => guard.map().place.load(Ordering::Relaxed),
-                    };
-                    guard.map().blocks[place].with(|block| {
-                        // SAFETY: loom checks it.
-                        assert_eq!(unsafe { *block }, 0, "somebody else's block");
-                    });
-                    drop(pin);
-                }
+        let reader = beside(&guard, |guard| {
+            let early = guard.map().place.load(Ordering::Relaxed);
+            if let Ok(pin) = guard.try_pin(0..1) {
+                let place = match is_mutant("looked_up_first") {
+                    true => early,
+                    false => guard.map().place.load(Ordering::Relaxed),
+                };
+                guard.map().blocks[place].with(|block| {
+                    // SAFETY: loom checks it.
+                    assert_eq!(unsafe { *block }, 0, "somebody else's block");
+                });
+                drop(pin);
             }
         });
         if let Ok(proof) = guard.try_break_layouts(0..1) {

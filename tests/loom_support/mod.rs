@@ -1,9 +1,10 @@
 //! What the models share: the disk block that loom watches, and how schedules are explored.
 #![allow(dead_code, reason = "each target uses a part of it")]
 
+use std::ops::{Range, RangeBounds};
 use std::sync::Arc;
 
-use layout_lease::{Barrier, BlockMap, Drained, LayoutGuard, OpError, PageRange};
+use layout_lease::{Barrier, BlockMap, Drained, LayoutGuard, OpError, PagePin, PageRange};
 use loom::cell::UnsafeCell;
 
 /// `loom::thread`, with the end of a thread inside what `join` waits for.
@@ -97,6 +98,56 @@ pub(crate) fn device(guard: &Guard) {
 /// The engine gives the block to somebody else, under a proof.
 pub(crate) fn free(guard: &Guard) {
     guard.map().overwrite();
+}
+
+/// Somebody on a thread of his own, who has the guard too.
+pub(crate) fn beside<M: 'static, T: 'static>(
+    guard: &Arc<LayoutGuard<M>>,
+    does: impl FnOnce(&Arc<LayoutGuard<M>>) -> T + 'static,
+) -> loom::thread::JoinHandle<T> {
+    let guard = Arc::clone(guard);
+    thread::spawn(move || does(&guard))
+}
+
+/// Somebody who has the pin, uses the block and gives the pin back.
+pub(crate) fn holder_of(guard: &Arc<Guard>, pin: PagePin) -> loom::thread::JoinHandle<()> {
+    beside(guard, |guard| {
+        device(guard);
+        drop(pin);
+    })
+}
+
+/// Somebody who does [`pin_if_open`].
+pub(crate) fn pinner_of(guard: &Arc<Guard>, pages: Range<u64>) -> loom::thread::JoinHandle<()> {
+    beside(guard, |guard| pin_if_open(guard, pages))
+}
+
+/// Somebody who does [`break_and_free`].
+pub(crate) fn breaker_of(guard: &Arc<Guard>, pages: Range<u64>) -> loom::thread::JoinHandle<()> {
+    beside(guard, |guard| break_and_free(guard, pages))
+}
+
+/// Uses the block under a pin of `pages`, unless that is refused.
+pub(crate) fn pin_if_open(guard: &Guard, pages: impl RangeBounds<u64>) {
+    if let Ok(pin) = guard.try_pin(pages) {
+        device(guard);
+        drop(pin);
+    }
+}
+
+/// Waits for a proof of `pages`, frees the block under it, and opens the pages again.
+pub(crate) fn break_and_free(guard: &Guard, pages: impl RangeBounds<u64>) {
+    let proof = guard.break_layouts(pages).wait().unwrap();
+    free(guard);
+    drop(proof);
+}
+
+/// The same, if nobody is to be waited for.
+pub(crate) fn break_if_idle(guard: &Guard, pages: impl RangeBounds<u64>) {
+    if let Ok(proof) = guard.try_break_layouts(pages) {
+        free(guard);
+        drop(proof);
+    }
 }
 
 impl Disk {
