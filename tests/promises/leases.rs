@@ -1,11 +1,10 @@
 //! Leases: the gate, the queue, recall, partial return, and breaks of leases alone.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use layout_lease::{
 
 use crate::support::{
     Ask, BARRIERS, Bell, Dice, Engine, OnDrop, Tombstone, assert_clean, bare, is_open, lease,
-    pages, poll, until, watched,
+    pages, poll, watched,
 };
 
 /// Whether a lease of all of `pages` is had at once; it is given back at once.
@@ -152,40 +151,55 @@ fn i05_a_stream_of_breaks_starves_no_lease() {
     assert_clean(&guard);
 }
 
-/// Two threads take care that there is always a lease, and let go of those that are recalled only.
+/// Two threads hold leases, a few more each time than the first, and ask for the next before they let go of what is
+/// recalled: so there is always one who holds or wants some. The next must never come before the break that recalls,
+/// whenever that has come.
 #[test]
 fn i05_a_stream_of_leases_starves_no_break() {
+    const BREAKS: usize = 400;
     watched(|| {
         let guard = bare();
-        let (over, granted) = (AtomicBool::new(false), AtomicUsize::new(0));
         thread::scope(|s| {
-            let _stop = OnDrop::new(|| over.store(true, Ordering::SeqCst));
-            for _ in 0..2 {
-                s.spawn(|| {
-                    let mut held = VecDeque::new();
-                    while !over.load(Ordering::SeqCst) {
-                        let mut next = guard.lease(0..4);
-                        let next = next.ask_blocking().unwrap_or_else(|| {
-                            // To wait while holding some would be to wait for oneself.
-                            held.clear();
-                            next.wait()
-                        });
-                        held.push_back(next.unwrap());
-                        granted.fetch_add(1, Ordering::SeqCst);
-                        held.retain(|lease: &LayoutLease| !lease.is_recalled());
-                        held.truncate(3);
+            // If this thread or one of the others fails, nobody waits on.
+            let _stop = OnDrop::new(|| {
+                if thread::panicking() {
+                    drop(guard.close());
+                }
+            });
+            let takers = [(); 2].map(|()| {
+                let (holds, seen) = mpsc::channel();
+                let guard = &guard;
+                s.spawn(move || {
+                    let mut next = lease(guard, pages(0, 4));
+                    for _ in 0..BREAKS {
+                        let mut held = vec![next];
+                        holds.send(()).unwrap();
+                        // The break may come before, between or behind these.
+                        while held.len() < 3 {
+                            let more = guard.lease(0..4).ask_blocking();
+                            let Some(more) = more else { break };
+                            held.push(more.unwrap());
+                        }
+                        assert_eq!(held[0].recalled().wait(), pages(1, 2));
+                        // It cannot be over: it waits for what we hold.
+                        let mut asked = guard.lease(0..4);
+                        let early = asked.ask_blocking();
+                        assert!(early.is_none(), "a newcomer goes before a break");
+                        drop(held);
+                        next = asked.wait().unwrap();
                     }
                 });
-            }
-            for n in 0..400 {
-                let before = granted.load(Ordering::SeqCst);
-                until(|| granted.load(Ordering::SeqCst) > before);
+                seen
+            });
+            for n in 0..BREAKS {
+                takers.iter().for_each(|seen| seen.recv().unwrap());
                 match n % 2 {
                     0 => drop(guard.break_leases(1..2).wait().unwrap()),
                     _ => drop(guard.break_layouts(1..2).wait().unwrap()),
                 }
             }
         });
+        assert_eq!(guard.stats().breaks_waited, BREAKS as u64);
         assert_clean(&guard);
     });
 }
