@@ -19,10 +19,7 @@ part() { # cargo's arguments
 }
 export PROPTEST_CASES=300 HOSTILE_SECONDS=5
 part test --test edges --test twin --test file_blocks --test pmem_kv_store --test pmem_kv_damage
-# Without two that ask how much memory the process has, since the sanitizer keeps what is freed for a while, and one
-# of 400 turns between three threads, which takes more than its minute where others run.
-part test --test promises -- --skip i05_bursts_beside_long_pins --skip i09_blocks_of_threads \
-    --skip i05_a_stream_of_leases
+part test --test promises
 part test --test hostile
 part run --example pmem_kv -- demo --seconds 5
 part run --example uring_pool -- --seconds 3

@@ -49,9 +49,7 @@ reports() { # name, cargo's arguments
     scripts/tsan_reports.py "$log" || failed=1
 }
 failed=0
-# Without four that the sanitizer makes too slow for their own limits, or too large.
-PROPTEST_CASES=100 reports promises --test promises -- --skip retire_ten_thousand --skip i09_blocks_of_threads \
-    --skip a_forked_child_may_drop_a_guard --skip i05_a_stream_of_leases
+PROPTEST_CASES=100 reports promises --test promises
 PROPTEST_CASES=100 reports twin --test twin --test file_blocks
 HOSTILE_SECONDS=10 reports hostile --test hostile
 exit "$failed"
