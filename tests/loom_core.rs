@@ -13,13 +13,15 @@
 
 mod loom_support;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 
 use layout_lease::{Barrier, LayoutGuard, PagePin};
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom_support::{
-    Disk, beside, break_and_free, break_if_idle, breaker_of, device, explore, free, guard,
+    Disk, Guard, beside, break_and_free, break_if_idle, breaker_of, device, explore, free, guard,
     guard_with, holder_of, pin_if_open, pinner_of, thread,
 };
 
@@ -109,9 +111,34 @@ fn i06_unpin_against_scan_and_sleep() {
     });
 }
 
-/// I6: of two holders, exactly the last one wakes the breaker.
+/// I6: of two holders, exactly the last one wakes the breaker: a task that counts, and a thread that sleeps.
 #[test]
 fn i06_two_holders_one_wake() {
+    struct Bell(Arc<Guard>, AtomicUsize);
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            assert_eq!(self.0.stats().pins, 0, "not the last");
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    explore(2, || {
+        let guard = guard();
+        let holders = [(); 2].map(|()| holder_of(&guard, guard.try_pin(0..1).unwrap()));
+        let mut wanted = guard.break_layouts(0..1);
+        let bell = Arc::new(Bell(Arc::clone(&guard), AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&bell));
+        let polled = Pin::new(&mut wanted).poll(&mut Context::from_waker(&waker));
+        for holder in holders {
+            holder.join().unwrap();
+        }
+        assert_eq!(
+            bell.1.load(Ordering::Relaxed),
+            usize::from(polled.is_pending())
+        );
+        if polled.is_pending() {
+            drop(wanted.wait().unwrap());
+        }
+    });
     explore(2, || {
         let guard = guard();
         let holders: Vec<_> = (0..2)
@@ -167,7 +194,7 @@ fn i03_two_breakers_overlapping() {
     });
 }
 
-/// I3, I12: disjoint breaks run side by side, each with a pin to wait for.
+/// I3: disjoint breaks run side by side, each with a pin to wait for: one keeps its proof until the other has got its own.
 #[test]
 fn i03_two_breakers_disjoint() {
     explore(2, || {
@@ -179,8 +206,8 @@ fn i03_two_breakers_disjoint() {
         });
         let holder = thread::spawn(move || drop(pin));
         let proof = guard.break_layouts(1..2).wait().unwrap();
-        drop(proof);
         other.join().unwrap();
+        drop(proof);
         holder.join().unwrap();
     });
 }
@@ -241,15 +268,16 @@ fn i05_reopen_against_waiting_pinner() {
     });
 }
 
-/// I5: a pinner with an earlier ticket goes before a later break, which waits for its pin.
+/// I3, I5: a pinner with an earlier ticket goes before a later break, which waits for its pin: also where that break
+/// wants only pages that nobody else has closed.
 #[test]
 fn i05_waiting_pinner_before_later_break() {
     explore(2, || {
         let guard = guard();
         let proof = guard.break_layouts(0..1).wait().unwrap();
-        let mut pin = guard.pin(0..1);
+        let mut pin = guard.pin(0..2);
         assert!(pin.wait_timeout(std::time::Duration::ZERO).is_none());
-        let later = breaker_of(&guard, 0..1);
+        let later = breaker_of(&guard, 1..2);
         free(&guard);
         drop(proof);
         let pin = pin.wait().unwrap();

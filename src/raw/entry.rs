@@ -24,6 +24,7 @@ use std::time::Instant;
 use crate::range::PageRange;
 use crate::raw::slots::Slot;
 use crate::raw::wait::Bell;
+use crate::sync::mutant;
 
 /// The ranges of one break: in order, and apart from each other.
 #[derive(Clone)]
@@ -228,6 +229,7 @@ impl Entry {
     /// Whether a later entry that overlaps it has to wait for it (I3).
     pub(super) fn keeps_waiting(&self, later: &What) -> bool {
         let waits = matches!(&self.what, What::Taker(t) if t.is_waiting());
+        let waits = waits && !mutant!("waiting_overtaken");
         match later {
             What::Taker(taker) => match taker.wants {
                 Wants::Pin => self.closes(),
@@ -244,7 +246,7 @@ impl Entry {
             },
             _ => match self.what {
                 What::LeaseBreak(_) => false,
-                _ => waits || self.closes(),
+                _ => waits || self.closes() && !mutant!("turn_not_awaited"),
             },
         }
     }

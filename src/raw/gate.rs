@@ -174,13 +174,17 @@ impl Gate {
         } else {
             !word & TABLE
         };
-        self.tables[usize::from(idle != 0)].fill(ranges, chunks);
         let version = if mutant!("version_repeats") {
             1
         } else {
             version
         };
-        self.say_closed(version << VERSION_SHIFT | mode | idle);
+        let closed = version << VERSION_SHIFT | mode | idle;
+        if mutant!("word_before_table") {
+            self.say_closed(closed);
+        }
+        self.tables[usize::from(idle != 0)].fill(ranges, chunks);
+        self.say_closed(closed);
     }
 
     /// Says that pinners need no fence any more: what is closed stays so, in the same table under a new version.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::raw::adapt::{Executed, Needs};
+use crate::raw::adapt::{Executed, Mode, Needs};
 use crate::raw::entry::{BreakState, Ranges, What};
 use crate::raw::record::{Record, Shut};
 use crate::raw::told;
@@ -46,17 +46,19 @@ impl Record {
             ids.push(id);
             all_wakes.push((*record, wakes));
         }
-        // Everything is closed before the first look, so one barrier does for all.
-        let mut needs = Vec::with_capacity(parts.len());
-        for ((record, _), inner) in parts.iter().zip(&mut locked) {
-            needs.push(inner.mode.begin_break());
-            record.publish_gate(inner);
-        }
+        let modes = locked.iter_mut().map(|inner| &mut inner.mode);
+        let needs: Vec<Needs> = modes.map(Mode::begin_break).collect();
         let strongest = match mutant!("weakest_barrier") {
             true => needs.iter().min(),
             false => needs.iter().max(),
         };
-        let executed = strongest.map_or(Executed::Fence, |n| n.execute());
+        let execute = || strongest.map_or(Executed::Fence, |n| n.execute());
+        let early = mutant!("closed_together_late").then(execute);
+        // Everything is closed before the first look, so one barrier does for all.
+        for ((record, _), inner) in parts.iter().zip(&mut locked) {
+            record.publish_gate(inner);
+        }
+        let executed = early.unwrap_or_else(execute);
         let mut turns = Vec::with_capacity(parts.len());
         for (n, inner) in locked.iter_mut().enumerate() {
             let (record, wakes) = &mut all_wakes[n];

@@ -272,7 +272,9 @@ impl Record {
             Self::ring_retired(&mut inner, &mut shelved.bell, &mut wakes);
         }
         if let Some((entry, at)) = &mut removed {
-            inner.queue.settle(self.number, *at, &mut wakes);
+            if !mutant!("reopened_unsettled") {
+                inner.queue.settle(self.number, *at, &mut wakes);
+            }
             if entry.closes() {
                 self.publish_gate(&mut inner);
             }
