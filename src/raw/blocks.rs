@@ -125,6 +125,11 @@ impl Block {
         &self.slots[n..used.min(n + own)]
     }
 
+    /// Which of its slots has this address.
+    fn place_of(&self, address: usize) -> usize {
+        (address - std::ptr::from_ref(&self.slots[0]).addr()) / size_of::<Slot>()
+    }
+
     /// Slot `n` is free and about to be filled. Only for the block's owner.
     #[inline]
     fn prepare(&self, n: usize, used: usize) {
@@ -206,8 +211,8 @@ pub(super) fn take_from_hand() {
         return;
     };
     // The slot stays the first of them: else each pin would come to one more.
-    let within = std::ptr::from_ref(slot).addr() - std::ptr::from_ref(&block.slots[0]).addr();
-    BEHIND.with(|behind| behind.set(block.from(within / size_of::<Slot>())));
+    let n = block.place_of(std::ptr::from_ref(slot).addr());
+    BEHIND.with(|behind| behind.set(block.from(n)));
 }
 
 /// From now on the slow way must look.
@@ -496,12 +501,7 @@ pub(super) fn number_of(slot: &'static Slot) -> usize {
     let blocks: &'static Blocks = &BLOCKS;
     let address = std::ptr::from_ref(slot).addr();
     match blocks.position_of(address) {
-        Some(at) => {
-            let within = blocks.get(at).map_or(0, |block| {
-                address - std::ptr::from_ref(&block.slots[0]).addr()
-            });
-            at * SLOTS + within / size_of::<Slot>()
-        }
+        Some(at) => at * SLOTS + blocks.get(at).map_or(0, |block| block.place_of(address)),
         None => unreachable!("every slot lies in a block of the table"),
     }
 }

@@ -394,6 +394,20 @@ mod tests {
         (0..len).map(one).collect()
     }
 
+    /// Whichever version it has: nobody takes a part of that for a mode, and opens it.
+    #[test]
+    fn a_gate_that_is_shut_stays_so() {
+        let gate = Gate::new(true);
+        for version in (1..64).chain((6..50).map(|n| (1 << n) - 1)) {
+            gate.shut(version);
+            gate.lighten(version + 1);
+            assert!(
+                gate.is_final() && gate.overlaps(PageRange::ALL),
+                "{version}"
+            );
+        }
+    }
+
     /// A long table is given back when its gate's table is filled anew with less, and when the gate opens: else a
     /// mapping that closes many ranges again and again would take more memory each time.
     #[test]

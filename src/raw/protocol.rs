@@ -278,13 +278,15 @@ impl Record {
         if !self.gate.overlaps(range) {
             return;
         }
+        let mut tried = self.inner.try_lock();
         // Most often others are left, also in a forked child's copy of who waits: nobody is to be woken.
-        if let Some(mut inner) = self.inner.try_lock() {
-            if inner.queue.take_off(&range) {
-                return;
-            }
+        if tried
+            .as_mut()
+            .is_some_and(|inner| inner.queue.take_off(&range))
+        {
+            return;
         }
-        let Some(inner) = self.lock_to_drop() else {
+        let Some(inner) = self.locked_to_drop(tried) else {
             return;
         };
         self.released(inner, HolderKind::Pin, &range);

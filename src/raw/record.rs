@@ -181,8 +181,17 @@ impl Record {
     /// locks behind it; whoever waits there is the parent's, and nobody must be woken or granted anything.
     #[inline]
     pub(super) fn lock_to_drop(&self) -> Option<MutexGuard<'_, Inner>> {
+        self.locked_to_drop(self.inner.try_lock())
+    }
+
+    /// [`lock_to_drop`](Self::lock_to_drop), where the lock has been tried.
+    #[inline]
+    pub(super) fn locked_to_drop<'a>(
+        &'a self,
+        tried: Option<MutexGuard<'a, Inner>>,
+    ) -> Option<MutexGuard<'a, Inner>> {
         // Asking for the process is a system call: only if it matters.
-        match self.inner.try_lock() {
+        match tried {
             Some(inner) if self.gate.is_short() && inner.queue.is_quiet() => Some(inner),
             _ if self.is_forked() => None,
             Some(inner) => Some(inner),

@@ -4,6 +4,7 @@
 //! [`Queue::settle`](crate::raw::queue::Queue::settle); here are the ticket, the fetching and the giving up.
 
 use std::borrow::Cow;
+use std::mem;
 use std::panic::Location;
 
 use crate::range::PageRange;
@@ -32,13 +33,6 @@ pub(crate) enum Ticket {
 /// One who waited for pages, and has gone from the queue without anybody to get them. Dropped, it gives back what
 /// was granted.
 struct Lost<'a>(&'static Record, &'a Entry);
-
-impl Lost<'_> {
-    /// Somebody gets them.
-    fn keep(self) {
-        std::mem::forget(self);
-    }
-}
 
 impl Drop for Lost<'_> {
     fn drop(&mut self) {
@@ -152,7 +146,7 @@ impl Record {
         // The waker that was not needed may panic: then nobody gets the pages (I8).
         let lost = removed.as_ref().map(|(entry, _)| Lost(self, entry));
         drop(rope);
-        lost.into_iter().for_each(Lost::keep);
+        mem::forget(lost);
         Some(answer)
     }
 
