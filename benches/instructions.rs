@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! instructions WHAT N       does WHAT so often: a mode (asymmetric, fenced, adaptive) and one of
-//!                           pin, elsewhere, refused, between, break, awaited; for example `fenced-elsewhere`
+//!                           pin, elsewhere, refused, between, break, awaited, polled; for example
+//!                           `fenced-elsewhere`
 //! instructions membarrier   says whether the system grants it: else every guard is a fenced one
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! | between | two others are closed, far apart |
 //! | break | of a page that nobody holds; another page is pinned |
 //! | awaited | a task waits for the pins to go, one after the other, and for one more |
+//! | polled | that task, again and again, while the pin is there |
 //!
 //! Each operation is a function that is never inlined, for callgrind to tell apart and for objdump to find.
 
@@ -22,7 +24,7 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::task::{Context, Waker};
 
-use layout_lease::{Barrier, LayoutGuard, PagePin};
+use layout_lease::{Barrier, BreakLayouts, LayoutGuard, PagePin};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 #[inline(never)]
@@ -43,6 +45,12 @@ fn pin_and_unpin(guard: &LayoutGuard<()>, page: u64) {
 #[inline(never)]
 fn break_and_reopen(guard: &LayoutGuard<()>, page: u64) {
     drop(guard.break_layouts(page..page + 1).wait());
+}
+
+#[inline(never)]
+fn poll_once(breaking: &mut BreakLayouts<'_, ()>) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    Pin::new(breaking).poll(&mut cx).is_ready()
 }
 
 fn pins(guard: &LayoutGuard<()>, times: u64) {
@@ -114,15 +122,22 @@ fn main() -> ExitCode {
         "awaited" => {
             let mut held: Vec<_> = (0..=times).map(|_| pin_only(&guard, 0)).collect();
             let mut breaking = guard.break_layouts(0..1);
-            let mut cx = Context::from_waker(Waker::noop());
-            if Pin::new(&mut breaking).poll(&mut cx).is_ready() {
+            if poll_once(&mut breaking) {
                 return ExitCode::FAILURE;
             }
             held.drain(1..).flatten().for_each(unpin_only);
             drop(held);
-            if Pin::new(&mut breaking).poll(&mut cx).is_pending() {
+            if !poll_once(&mut breaking) {
                 return ExitCode::FAILURE;
             }
+        }
+        "polled" => {
+            let held = pin_only(&guard, 0);
+            let mut breaking = guard.break_layouts(0..1);
+            if (0..times).any(|_| poll_once(&mut breaking)) {
+                return ExitCode::FAILURE;
+            }
+            drop(held);
         }
         _ => return ExitCode::FAILURE,
     }
