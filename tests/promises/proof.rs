@@ -194,14 +194,10 @@ impl Field {
         drop(proof);
     }
 
-    fn nobody_was_refused(&self) -> bool {
-        self.refused.load(Ordering::Relaxed) == 0
-    }
-
-    fn assert_lively(&self) {
-        for count in [&self.pins, &self.refused, &self.proofs] {
-            assert!(count.load(Ordering::Relaxed) > 0, "nothing happened");
-        }
+    /// Has each of them been seen? A race goes on until then: a thread may well come late to it.
+    fn was_lively(&self) -> bool {
+        let counts = [&self.pins, &self.refused, &self.proofs];
+        counts.iter().all(|c| c.load(Ordering::Relaxed) > 0)
     }
 }
 
@@ -238,7 +234,7 @@ fn i02_race_of_pins_and_breaks() {
                         s.spawn(move || {
                             let mut dice = Dice::new(seed);
                             let mut breaks = 0;
-                            while breaks < 1_500 || field.nobody_was_refused() {
+                            while breaks < 1_500 || !field.was_lively() {
                                 breaks += 1;
                                 let range = dice.range(field.len(), 8);
                                 match guard.try_break_layouts(range) {
@@ -253,7 +249,6 @@ fn i02_race_of_pins_and_breaks() {
                     .collect();
                 breakers.into_iter().for_each(|b| b.join().unwrap());
             });
-            field.assert_lively();
             assert_clean(&guard);
         }
     });
@@ -455,7 +450,7 @@ fn i11_churn_in_the_same_slots() {
                 }
                 drop(hand_over);
                 let (mut dice, mut breaks) = (Dice::new(7), 0);
-                while breaks < 1_000 || field.nobody_was_refused() {
+                while breaks < 1_000 || !field.was_lively() {
                     breaks += 1;
                     let (start, others) = (dice.roll(2) * 4, dice.roll(3));
                     let range = start + others..start + others + 1;
@@ -464,7 +459,6 @@ fn i11_churn_in_the_same_slots() {
                     drop(other.wait().unwrap());
                 }
             });
-            field.assert_lively();
             guards.iter().for_each(assert_clean);
         }
     });
@@ -534,13 +528,12 @@ fn i11_bursts_and_growth_while_breaks_scan() {
                 }
             });
             let mut breaks = 0;
-            while breaks < 3_000 || field.nobody_was_refused() {
+            while breaks < 3_000 || !field.was_lively() {
                 breaks += 1;
                 let page = breaks % 4;
                 field.own(guard.break_layouts(page..page + 1).wait().unwrap(), 1);
             }
         });
-        field.assert_lively();
         assert_clean(&guard);
     });
 }
