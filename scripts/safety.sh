@@ -27,7 +27,7 @@ ran() { # name: how it ran, or nothing
 }
 
 skipped() { # name: why it need not have run
-    if [[ $1 == models/* ]]; then
+    if [[ $1 == models/* ]] && grep -qE '^== scripts/spin.sh: [0-9]+ s$' "$log"; then
         echo "its rows are scripts/spin.sh's"
     elif [[ $1 =~ ^[A-Z0-9_]+$ ]] && ! grep -q '^variant  *expected' "$log"; then
         grep -m 1 '^SKIPPED.*spin' "$log" || true

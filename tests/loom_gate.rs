@@ -74,7 +74,7 @@ fn i07_table_filled_again_with_earlier_pages() {
 /// I1, I7: the table had more ranges than it has room for, and its spill table goes back to the pool.
 #[test]
 fn i07_table_given_back() {
-    pin_beside(2, range(0, 1), |guard| {
+    pin_beside(0, range(0, 1), |guard| {
         let proof = close(guard, &[(0, 1), (4, 5)]);
         free(guard);
         drop(proof);
@@ -179,7 +179,7 @@ fn i01_closed_elsewhere_before() {
 /// fence, so that no pin is charged for any: that takes the lock, and would order what the gate must.
 #[test]
 fn i07_opened_beside_closed_pages() {
-    pin_when_told(range(0, 1), |guard, begin| {
+    pin_when_told(0, range(0, 1), |guard, begin| {
         let elsewhere = close(guard, &[(4, 5)]);
         let proof = close(guard, &[(0, 1)]);
         begin();
@@ -219,12 +219,13 @@ fn i07_reopened_between_two_looks() {
 
 /// A breaker that does `steps`, in which it calls for a pinner of `pages` when that is to begin. Nobody needs a fence,
 /// and a release of others executes no barrier: what is not ordered by the gate itself is not ordered. The
-/// pinner forgets its pin: what comes behind a grant is for other models.
+/// pinner forgets its pin: what comes behind a grant is for other models. Those that do not end without a bound have one.
 fn pin_when_told(
+    preemptions: usize,
     pages: PageRange,
     steps: impl Fn(&Arc<Guard>, &mut dyn FnMut()) + Copy + Send + Sync + 'static,
 ) {
-    explore_all(1, move || told(pages, steps));
+    explore_all(preemptions, move || told(pages, steps));
 }
 
 fn told(pages: PageRange, steps: impl Fn(&Arc<Guard>, &mut dyn FnMut())) {
@@ -250,7 +251,7 @@ fn told(pages: PageRange, steps: impl Fn(&Arc<Guard>, &mut dyn FnMut())) {
 /// meets those without the word must see that its pages have been open in between, and why.
 #[test]
 fn i07_place_filled_again_with_later_pages() {
-    pin_when_told(range(0, 1), |guard, begin| {
+    pin_when_told(1, range(0, 1), |guard, begin| {
         let proof = close(guard, &[(0, 1)]);
         begin();
         free(guard);
@@ -262,7 +263,7 @@ fn i07_place_filled_again_with_later_pages() {
 /// I7: as before, with earlier pages: it is the end that says so.
 #[test]
 fn i07_place_filled_again_with_earlier_pages() {
-    pin_when_told(range(4, 5), |guard, begin| {
+    pin_when_told(1, range(4, 5), |guard, begin| {
         let proof = close(guard, &[(4, 5)]);
         begin();
         free(guard);
@@ -274,7 +275,7 @@ fn i07_place_filled_again_with_earlier_pages() {
 /// I7: as before, and the new ranges are too many for the place.
 #[test]
 fn i07_place_given_up_for_a_spill_table() {
-    pin_when_told(range(0, 1), |guard, begin| {
+    pin_when_told(1, range(0, 1), |guard, begin| {
         let proof = close(guard, &[(0, 1)]);
         begin();
         free(guard);
@@ -308,7 +309,7 @@ fn i07_index_of_chunks_filled_again() {
 /// I1: while pages stay closed, others before them are closed too, so that they move on in their table.
 #[test]
 fn i01_closed_while_others_come_before_them() {
-    pin_when_told(range(4, 5), |guard, begin| {
+    pin_when_told(0, range(4, 5), |guard, begin| {
         let proof = close(guard, &[(4, 5), (8, 9), (12, 13)]);
         begin();
         mem::forget(guard.break_layouts(0..1));
@@ -321,7 +322,7 @@ fn i01_closed_while_others_come_before_them() {
 /// not before.
 #[test]
 fn i01_closed_while_others_are_closed_too() {
-    pin_when_told(range(0, 1), |guard, begin| {
+    pin_when_told(0, range(0, 1), |guard, begin| {
         let proof = close(guard, &[(0, 1)]);
         begin();
         mem::forget(guard.break_layouts(4..5));
@@ -346,7 +347,7 @@ fn i01_closed_while_the_table_comes_round() {
 /// neither place.
 #[test]
 fn i01_closed_while_the_table_moves_on() {
-    pin_when_told(range(4, 5), |guard, begin| {
+    pin_when_told(1, range(4, 5), |guard, begin| {
         begin();
         // Busy, if the pinner was first: it forgets its pin.
         if let Ok(proof) = guard.try_break_layouts(4..5) {

@@ -132,7 +132,7 @@ fn i07_mark_lowered_by_tidying() {
 /// I2, I11: a pin in a slot that was never in use before: the scan must look that far.
 #[test]
 fn i11_mark_raised_beside_a_scan() {
-    explore(3, || {
+    explore(0, || {
         let guard = guard_with(Barrier::Asymmetric);
         let pinner = beside(&guard, |guard| {
             let low = guard.try_pin(20..21).unwrap();

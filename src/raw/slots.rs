@@ -85,15 +85,23 @@ impl Slot {
     #[inline]
     pub(super) fn fill(&self, record: u32, range: PageRange, location: &'static Location<'static>) {
         let owner = u64::from(record) | if VERIFY { PENDING } else { 0 };
+        // Pairs with the Acquire load in `snapshot`: a scan that sees the owner sees the range.
+        let own = || {
+            self.owner
+                .store(owner, order!(Release, "slot_fill_relaxed"));
+        };
+        if mutant!("owner_first") {
+            own();
+        }
         // Pair with the Acquire loads in `snapshot`: see there.
         let (start, end) = (range.start(), range.end());
         self.end.store(end, order!(Release, "slot_end_relaxed"));
         self.start
             .store(start, order!(Release, "slot_start_relaxed"));
         self.location.store(Some(location));
-        // Pairs with the Acquire load in `snapshot`: a scan that sees the owner sees the range.
-        self.owner
-            .store(owner, order!(Release, "slot_fill_relaxed"));
+        if !mutant!("owner_first") {
+            own();
+        }
     }
 
     /// Its pinner has looked at the gate and found it open.
