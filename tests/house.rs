@@ -31,10 +31,6 @@ const LONG: &[(&str, &str)] = &[
         "one test for each answer of a file system's operations",
     ),
     (
-        "tests/promises/proof.rs",
-        "one test for each way to a proof",
-    ),
-    (
         "tests/promises/retire.rs",
         "one test for each thing that can become of a retirement",
     ),
