@@ -185,6 +185,8 @@ def with_victim(results, group):
     ratios = []
     for times, ops in zip(zip(*columns), zip(*speeds)):
         full = max(ops)
+        if not full: # nothing ran beside it
+            continue
         both = [t * (2 - o / full) for t, o in zip(times, ops)]
         ratios.append(both[2] / min(both[:2]))
     return ratios

@@ -7,6 +7,10 @@ if ! command -v strace >/dev/null; then
     echo "SKIPPED: no strace here"
     exit 0
 fi
+if ! strace -qq -e trace=none true 2>/dev/null; then
+    echo "SKIPPED: strace may not trace here"
+    exit 0
+fi
 binary=$(cargo test --locked --test promises --no-run --message-format=json 2>/dev/null |
     grep -oE '"executable":"[^"]+"' | tail -n 1 | cut -d'"' -f4)
 logs=$(mktemp -d)

@@ -27,7 +27,7 @@ build() { # the name of a mutant, or `none`: prints the program's path
 # other barrier.
 control() { # what is missing, the mode in which it shows: over when both handshakes have failed
     local log=$target/torture/$1.log status=0
-    "$broken" --seconds 10 --scenes litmus --mode "$2" | tee "$log" || status=$?
+    "$broken" --seconds 60 --scenes litmus --mode "$2" | tee "$log" || status=$?
     # Of both handshakes. The last column but one counts what is forbidden.
     local found
     found=$(awk '$1 ~ /^(un)?pin$/ && $(NF - 2) > 0' "$log" | wc -l)

@@ -676,8 +676,8 @@ fn ctrl_c_ends_in_order_and_leaves_a_sound_pool() {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().starts_with("files ")));
         rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
-        drop(lines);
         assert_eq!(child.wait().unwrap().code(), Some(130));
+        drop(lines);
         let (out, _) = kv.expect(&["check", "--pool", "demo.pool"], b"", 0);
         assert!(out.contains("everything is sound"), "{out}");
         fs::remove_file(kv.path("demo.pool")).unwrap();

@@ -45,7 +45,7 @@ use crate::engine::{COMPACTORS, Engine};
 const SCANS: u64 = 2;
 
 /// A hang is a failure: how long after its time the program may still run.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A storage engine on tokio whose tasks are cancelled at random while a compactor moves their pages:
 /// counts the bytes that reach a block after it was freed.

@@ -210,7 +210,13 @@ fn collide(scene: &Scene, op: Op, args: &Args) -> Outcome<(Reads, Removals)> {
     let (done, ended) = mpsc::channel::<()>();
     thread::scope(|s| {
         s.spawn(move || watch(scene, op, ended, patience));
-        let reads = s.spawn(move || device::run(scene, &mut device));
+        // The time begins when both are there.
+        let (begin, begun) = mpsc::sync_channel(0);
+        let reads = s.spawn(move || {
+            begin.send(()).ok();
+            device::run(scene, &mut device)
+        });
+        begun.recv().ok();
         let removals = remover::run(scene, op, Instant::now() + time, &mut random);
         scene.over.store(true, Ordering::Relaxed);
         let reads = reads.join().map_err(|_| "the device's thread panicked")?;

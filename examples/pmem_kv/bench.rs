@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -191,7 +192,9 @@ fn measure(
     exports: &Path,
 ) -> Result<Measured, Failure> {
     let stop = AtomicBool::new(false);
-    let start = Instant::now();
+    // The time begins when all threads are there.
+    let begin = Barrier::new(args.threads as usize + 1);
+    let mut start = Instant::now();
     let progress = bar(args.seconds * 10, "{bar:40} {elapsed} {msg}");
     progress.set_message(format!("values of {}", bytes(size)));
     let mut all = latencies();
@@ -206,7 +209,9 @@ fn measure(
                 export: exports.join(format!("export{seed}")),
                 stop: &stop,
             };
+            let begin = &begin;
             move || {
+                begin.wait();
                 let worked = worker.work(seed);
                 // Nobody goes on alone after an error.
                 worker.stop.fetch_or(worked.is_err(), Ordering::Relaxed);
@@ -214,6 +219,8 @@ fn measure(
             }
         };
         let workers: Vec<_> = (0..args.threads).map(|i| scope.spawn(worker(i))).collect();
+        begin.wait();
+        start = Instant::now();
         let end = start + Duration::from_secs(args.seconds);
         while Instant::now() < end && !interrupted() && !stop.load(Ordering::Relaxed) {
             let tick = Duration::from_millis(100);

@@ -142,7 +142,7 @@
 //!
 //! /// Stands for the device: it has the pin until the I/O is over, and only then answers.
 //! async fn device(pin: PagePin, done: oneshot::Sender<u64>) {
-//!     tokio::time::sleep(Duration::from_millis(20)).await;
+//!     tokio::time::sleep(Duration::from_millis(200)).await;
 //!     let pages = pin.range().len();
 //!     drop(pin); // the completion
 //!     done.send(pages).ok(); // perhaps nobody listens any more

@@ -343,7 +343,7 @@ mod tests {
                 work();
                 done.send(()).ok();
             });
-            let answer = ended.recv_timeout(Duration::from_secs(20));
+            let answer = ended.recv_timeout(Duration::from_secs(120));
             drop(locks);
             answer.is_ok()
         })
@@ -501,7 +501,7 @@ mod tests {
                 let texts = values.map(|value| format!("{value:?}"));
                 done.send(texts.iter().all(|text| text.len() > 5)).ok();
             });
-            let answer = ended.recv_timeout(Duration::from_secs(20));
+            let answer = ended.recv_timeout(Duration::from_secs(120));
             drop(locked);
             assert_eq!(answer, Ok(true), "something waits for the lock");
         });

@@ -25,7 +25,7 @@ use crate::support::{
 };
 
 /// Long enough for anything here that does not hang.
-const SHORT: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_secs(120);
 
 // ---- closing --------------------------------------------------------------------------------------
 

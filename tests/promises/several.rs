@@ -429,7 +429,7 @@ fn several_guards_named_in_opposite_orders_do_not_deadlock() {
             let guards = [(); 3].map(|()| LayoutGuard::with_barrier((), barrier));
             let holders = [const { AtomicUsize::new(0) }; 3];
             let (over, done) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 3]);
-            let (pins, meeting) = (AtomicUsize::new(0), Meeting::new(4));
+            let meeting = Meeting::new(4);
             thread::scope(|s| {
                 let _stop = OnDrop::new(|| over.store(true, Ordering::SeqCst));
                 for n in 0..3 {
@@ -478,7 +478,8 @@ fn several_guards_named_in_opposite_orders_do_not_deadlock() {
                 meeting.wait();
                 let (start, mut dice) = (Instant::now(), Dice::new(9));
                 let all = || done.iter().all(|n| n.load(Ordering::SeqCst) > 50);
-                while start.elapsed() < Duration::from_millis(300) || !all() {
+                let mut pins = 0;
+                while start.elapsed() < Duration::from_millis(300) || !all() || pins == 0 {
                     let at = dice.roll(3) as usize;
                     let pin = match dice.roll(2) {
                         0 => guards[at].try_pin(3..6).ok(),
@@ -488,11 +489,10 @@ fn several_guards_named_in_opposite_orders_do_not_deadlock() {
                     holders[at].fetch_add(1, Ordering::Relaxed);
                     (0..dice.roll(300)).for_each(|_| std::hint::spin_loop());
                     holders[at].fetch_sub(1, Ordering::Relaxed);
-                    pins.fetch_add(1, Ordering::SeqCst);
+                    pins += 1;
                     drop(pin);
                 }
             });
-            assert!(pins.load(Ordering::SeqCst) > 0);
             guards.iter().for_each(assert_clean);
         }
     });

@@ -22,7 +22,7 @@ use layout_lease::{
 pub(crate) const NOW: Duration = Duration::ZERO;
 
 /// After this long, something hangs. No test comes near it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Every choice of the barrier.
 pub(crate) const BARRIERS: [Barrier; 3] = [Barrier::Adaptive, Barrier::Fenced, Barrier::Asymmetric];
