@@ -43,10 +43,14 @@ sanitized none test --test edges -- --test-threads 1
 
 export TSAN_OPTIONS="exitcode=0 $suppressions"
 reports() { # name, cargo's arguments
-    local log=$target/$1.log
-    sanitized none test "${@:2}" >"$log" 2>&1 || { tail -n 40 "$log"; failed=1; }
+    local log=$target/$1.log whole=$PWD/$target/$1.reports
+    [[ $target != /* ]] || whole=$target/$1.reports
+    rm -f "$whole" "$whole".*
+    # Each process has a file of its own, for other tests write between the lines otherwise.
+    TSAN_OPTIONS="$TSAN_OPTIONS log_path=$whole" sanitized none test "${@:2}" >"$log" 2>&1 || { tail -n 40 "$log"; failed=1; }
     grep -E '^test result' "$log" || true
-    scripts/tsan_reports.py "$log" || failed=1
+    cat "$log" "$whole".* >"$whole" 2>/dev/null || true
+    scripts/tsan_reports.py "$whole" || failed=1
 }
 failed=0
 PROPTEST_CASES=100 reports promises --test promises
