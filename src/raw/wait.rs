@@ -318,7 +318,8 @@ fn has_several_processors() -> bool {
 
 /// The moment `timeout` from now, or one that nobody lives to see.
 pub(crate) fn deadline(timeout: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    // 68 years.
+    const FAR: Duration = Duration::from_secs(1 << 31);
     let now = Instant::now();
     let moment = now.checked_add(timeout).or_else(|| now.checked_add(FAR));
     moment.unwrap_or(now)

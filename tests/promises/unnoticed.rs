@@ -32,6 +32,38 @@ fn i01_retired_pages_stay_closed_when_a_break_elsewhere_reopens() {
     assert_clean(&guard);
 }
 
+/// The same, where the break was there first: nothing has told the gate yet that the pages lie on the shelf.
+#[test]
+fn i01_pages_retired_beside_a_proof_stay_closed_when_it_reopens() {
+    let guard = freeing();
+    let proof = guard.try_break_layouts(0..1).unwrap();
+    let mut retired = guard.retire_after(4..6, 1);
+    drop(proof);
+    assert!(!is_open(&guard, pages(4, 5)) && is_open(&guard, pages(0, 4)));
+    guard.durable(1);
+    assert_eq!((guard.run_retired(), retired.now()), (2, Ok(2)));
+    assert!(is_open(&guard, pages(0, 9)));
+    assert_clean(&guard);
+}
+
+/// One release may drain several retirements, of which those behind the first wait for the log: there is work all
+/// the same.
+#[test]
+fn i06_work_is_told_of_though_the_log_holds_back_what_was_drained_with_it() {
+    let guard = freeing();
+    let pin = guard.try_pin(0..8).unwrap();
+    drop((guard.retire(0..4), guard.retire_after(4..8, 1)));
+    let (bell, mut ready) = (Bell::new(), guard.retired_ready());
+    assert!(bell.poll(&mut ready).is_pending());
+    drop(pin);
+    assert_eq!(bell.rung(), 1);
+    ready.now();
+    assert_eq!(guard.run_retired(), 4);
+    guard.durable(1);
+    assert_eq!(guard.run_retired(), 4);
+    assert_clean(&guard);
+}
+
 /// A guard that is closed does not take back what it has granted: whoever has waited for it may fetch it still,
 /// and until it is given back the closing is not over.
 #[test]
