@@ -8,16 +8,19 @@ from bench_data import CHANGING, FUTEX, HOLDERS, HOLDS, RATIOS, number, shown
 # Say on which commit that was found out.
 REASONS = {
     "pin-epoch": "On an AMD EPYC (50c86a0): 0.82, for 30 instructions of a pin and its drop took 2.1 ns, more than four a cycle, and crossbeam-epoch 2.6 (3.3 where the target was set). On an Intel Xeon, where a fence takes 8 ns, 0.16 (d769a4f).",
-    "pin-rwlock": "On an AMD EPYC (50c86a0) 2.11 ns against 6.03: 0.35; on an Intel Xeon 0.09 (d769a4f).",
+    "pin-rwlock": "On an AMD EPYC (50c86a0) 2.11 ns against 6.03: 0.35, and 0.47 [0.31, 0.60] when others used its processors (0c521b2); on an Intel Xeon 0.09 (d769a4f).",
     "pin-two-own": "In the empty loop, too, two threads took longer than one where the machine's cores were not both free. Otherwise 1.00 (50c86a0) and 1.02 (d769a4f).",
     "in-flight": "(d769a4f, Intel Xeon) 3.5 ns against 0.69; on an AMD EPYC 3.5 against 0.78 (50c86a0) and 3.8 against 1.07 (322ddb0: met). A pin and its drop alone take 1.5 here. With 32 in flight the slot that was filled last is taken, and the thread goes on to the one behind it: another load of an owner, a split of a slice, and three stores to thread locals, some 45 instructions instead of 30. The bare replace is two moves.",
     "break-frequent": "(d769a4f, Intel Xeon) 353 ns against 120, both with 24 ns of the clock in them; on an AMD EPYC 391 against 160 (50c86a0). A break and its reopening are two passes of the mapping's lock, each with the gate's line taken away from the pinning core, and a look at that core's slot, which it is writing: three lines that change cores at least. A write lock is one or two. Idle, the break is 80 ns: of its locked instructions, 8 ns each here, the lock alone has two.",
     "break-back-to-back": "(d769a4f, Intel Xeon) 291 ns against 61. Back to back the write lock keeps the other core out, more or less: on an AMD EPYC that got 2.5 read locks done in a µs, and 20 pins beside our breaks, and the row was 21 (50c86a0). So the two do not do the same work.",
     "break-rare-asymmetric": "(d769a4f, Intel Xeon) 156 ns, of which 80 are the idle break; on an AMD EPYC 130, of which 61 (50c86a0). In an experiment there a membarrier with such a break behind it took about as long as an asymmetric break: so the lock that shares barriers costs next to nothing, and the rest is what a system call leaves of the processor's caches and predictors.",
     "break-rare-adaptive": "(d769a4f) The same.",
+    "break-threads-fenced": "1,387 ns on an Intel Xeon (d769a4f), 2,808 [1,847, 4,723] on an AMD EPYC whose processors others used (0c521b2). A scan reads one line of each thread's block: 1.4 to 2.7 ns a line.",
+    "break-threads-asymmetric": "1,507 ns on an Intel Xeon (d769a4f), 3,250 [2,100, 5,082] on an AMD EPYC whose processors others used (0c521b2; fenced 2,808 in the same run). A scan reads one line of each thread's block: 1.5 to 3.2 ns a line.",
     "adaptive-steady": "1.12 [0.73, 1.21] on an Intel Xeon (d769a4f), 1.08 [0.90, 1.17] on an AMD EPYC (50c86a0). Where the gap between breaks is about what a barrier is worth, it all hangs on the price that was measured for one.",
-    "wait-sleep-blocking": "Within the spread of the futex itself: 1.04 [0.52, 1.33] on an Intel Xeon (d769a4f), 1.11 [0.66, 1.96] on an AMD EPYC (50c86a0).",
-    "wait-sleep-async": "The same: 1.04 [0.51, 1.25] (d769a4f), 1.18 [0.97, 1.62] (50c86a0).",
+    "wait-short-8": "551 [541, 612] ns on an Intel Xeon (d769a4f). On an AMD EPYC whose processors others used (0c521b2) 1,022 [361, 1,042] in one case, of which the two fixed modes, of which adaptive is always one, took 456 and 396; a drop by itself took 561 there instead of 270 to 321.",
+    "wait-sleep-blocking": "Within the spread of the futex itself: 1.04 [0.52, 1.33] on an Intel Xeon (d769a4f), 1.11 [0.66, 1.96] and 1.19 [0.93, 1.41] on an AMD EPYC (50c86a0, 0c521b2).",
+    "wait-sleep-async": "The same: 1.04 [0.51, 1.25] (d769a4f), 1.18 [0.97, 1.62] (50c86a0), 1.11 [0.94, 1.40] (0c521b2).",
 }
 
 
