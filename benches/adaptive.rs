@@ -26,12 +26,22 @@ const RATIOS: [u64; 16] = [
 
 fn main() {
     let mut bench = Bench::start("adaptive");
+    control(&mut bench);
     for ratio in RATIOS {
         compare(&mut bench, &format!("ratio {ratio}"), &[ratio]);
     }
     compare(&mut bench, "changing: phases", &phases());
     compare(&mut bench, "changing: random", &random());
     bench.finish();
+}
+
+/// What is in every one of these numbers once for each pin: the loop, beside a core that nobody interrupts.
+fn control(bench: &mut Bench) {
+    let mut group = bench.group("control");
+    group.case("empty loop", |iters| {
+        Busy::start(1, spin_loop).meanwhile(|| repeat(iters, |_| ()))
+    });
+    group.run();
 }
 
 fn cycle(guard: &LayoutGuard<()>, pins: u64) {

@@ -65,6 +65,7 @@ def expected():
         cases = [EMPTY, "pin and drop", "break elsewhere"] + (["replace the oldest"] if count[0] != "0" else [])
         for mode in MODES:
             add("outstanding", f"{count} outstanding, {mode}", cases)
+    add("adaptive", "control", [EMPTY])
     for group in [f"ratio {ratio}" for ratio in RATIOS] + CHANGING:
         add("adaptive", group, MODES)
     add("wait_latency", "clock", ["a look at the clock"])

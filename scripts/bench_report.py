@@ -175,7 +175,8 @@ def adaptive(results):
         times = [shown(results.rounds("adaptive", group, mode)) for mode in MODES]
         rows.append([name] + times + [shown(results.to_better(group)), shown(with_victim(results, group))])
     head = ["pins per break"] + MODES + ["adaptive / better fixed", "the same, both cores' time"]
-    return out + [table(head, rows)]
+    loop = shown(results.rounds("adaptive", "control", EMPTY))
+    return out + [table(head, rows), "", f"The empty loop, which is in these once for each pin: {loop} ns."]
 
 
 def with_victim(results, group):

@@ -367,8 +367,8 @@ mod tests {
         drop((held, proof));
     }
 
-    /// A pinner that has filled its slot and not looked at the gate yet is not what a build is after that looks once more
-    /// before each free: it aborts if it finds a holder.
+    /// A build that scans once more before each free aborts if it finds a holder. A pinner that has filled its slot,
+    /// but not looked at the gate yet, is none.
     #[test]
     fn a_pinner_that_has_not_looked_at_the_gate_is_no_holder() {
         let guard = LayoutGuard::<()>::default();

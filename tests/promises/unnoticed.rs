@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use layout_lease::{LayoutGuard, TryPinError};
+use layout_lease::{LayoutGuard, Retired, TryPinError};
 
 use crate::support::{Ask, Bell, Engine, assert_clean, bare, is_open, pages};
 
@@ -13,6 +13,14 @@ fn freeing() -> Guard {
     Arc::new(Engine::guard(|_, proof| Ok(proof.ranges()[0].len())))
 }
 
+/// Two retired pages, and nothing else that is closed, can be freed once the log has come to 1.
+fn assert_freed(guard: &Guard, mut retired: Retired<Engine>) {
+    guard.durable(1);
+    assert_eq!((guard.run_retired(), retired.now()), (2, Ok(2)));
+    assert!(is_open(guard, pages(0, 9)));
+    assert_clean(guard);
+}
+
 // ---- what others close ----------------------------------------------------------------------------
 
 /// The short way to reopen opens the whole gate: it is for a break that is alone, and beside retired pages that
@@ -20,16 +28,13 @@ fn freeing() -> Guard {
 #[test]
 fn i01_retired_pages_stay_closed_when_a_break_elsewhere_reopens() {
     let guard = freeing();
-    let mut retired = guard.retire_after(4..6, 1);
+    let retired = guard.retire_after(4..6, 1);
     drop(guard.try_break_layouts(0..1).unwrap());
     assert_eq!(guard.try_pin(5..6).unwrap_err(), TryPinError::Breaking);
     let mut breaking = guard.break_layouts(8..9);
     drop(breaking.now().unwrap());
     assert!(!is_open(&guard, pages(4, 5)) && is_open(&guard, pages(6, 9)));
-    guard.durable(1);
-    assert_eq!((guard.run_retired(), retired.now()), (2, Ok(2)));
-    assert!(is_open(&guard, pages(0, 9)));
-    assert_clean(&guard);
+    assert_freed(&guard, retired);
 }
 
 /// The same, where the break was there first: nothing has told the gate yet that the pages lie on the shelf.
@@ -37,13 +42,10 @@ fn i01_retired_pages_stay_closed_when_a_break_elsewhere_reopens() {
 fn i01_pages_retired_beside_a_proof_stay_closed_when_it_reopens() {
     let guard = freeing();
     let proof = guard.try_break_layouts(0..1).unwrap();
-    let mut retired = guard.retire_after(4..6, 1);
+    let retired = guard.retire_after(4..6, 1);
     drop(proof);
     assert!(!is_open(&guard, pages(4, 5)) && is_open(&guard, pages(0, 4)));
-    guard.durable(1);
-    assert_eq!((guard.run_retired(), retired.now()), (2, Ok(2)));
-    assert!(is_open(&guard, pages(0, 9)));
-    assert_clean(&guard);
+    assert_freed(&guard, retired);
 }
 
 /// One release may drain several retirements, of which those behind the first wait for the log: there is work all
