@@ -482,6 +482,18 @@ pub(crate) fn publish_for_another(
     slot
 }
 
+/// Gives a thread that has no block yet one that nobody else had before.
+#[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
+pub(super) fn begin_anew() {
+    OWNED.with_borrow_mut(|owned| {
+        assert!(owned.blocks.is_empty());
+        owned.process = std::process::id();
+        let block = BLOCKS.push(|_| Block::new());
+        block.adopt();
+        owned.blocks.push(block);
+    });
+}
+
 /// How many slots of the thread's block at hand a scan looks at.
 #[cfg(all(test, not(any(lease_loom, lease_shuttle))))]
 pub(super) fn in_use_here() -> usize {

@@ -327,6 +327,7 @@ impl Record {
 mod tests {
     use std::panic::Location;
     use std::sync::Arc;
+    use std::thread;
 
     use crate::guard::LayoutGuard;
     use crate::maps::ExtentMap;
@@ -355,16 +356,20 @@ mod tests {
     fn who_was_refused_and_holds_a_pin_uses_no_more_slots_than_it_has_pins() {
         let guards = [(); 2].map(|()| LayoutGuard::<()>::default());
         let proof = guards[0].break_layouts(0..1).wait().unwrap();
-        let held = guards[1].try_pin(0..1).unwrap();
-        assert!(guards[0].try_pin(0..1).is_err());
-        for page in 0..200 {
-            drop(guards[1].try_pin(page..page + 1).unwrap());
-            assert!(
-                (2..=3).contains(&blocks::in_use_here()),
-                "after {page} pins"
-            );
-        }
-        drop((held, proof));
+        let hold_and_pin = || {
+            // A block of another thread's may have slots in use.
+            blocks::begin_anew();
+            let held = guards[1].try_pin(0..1).unwrap();
+            assert!(guards[0].try_pin(0..1).is_err());
+            for page in 0..200 {
+                drop(guards[1].try_pin(page..page + 1).unwrap());
+                let slots = blocks::in_use_here();
+                assert!((2..=3).contains(&slots), "{slots} after {page} pins");
+            }
+            drop(held);
+        };
+        thread::scope(|s| s.spawn(hold_and_pin).join().unwrap());
+        drop(proof);
     }
 
     /// A build that scans once more before each free aborts if it finds a holder. A pinner that has filled its slot,
